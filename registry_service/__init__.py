@@ -1,0 +1,1 @@
+"""What the mesh trusts: the typed registry, its stores, its leases and its watch."""

@@ -1,0 +1,129 @@
+"""The store the registry is kept in: what every store promises. tests/contracts/store.py holds each sentence.
+
+A store is a map from keys to values with one counter. Each commit is one revision; every revision can be watched,
+and read again until it is compacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
+
+COMMIT_LIMIT: Final = 50
+"""Changes in one commit. etcd refuses transactions of more than 128 operations, comparisons included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A key as it is at one revision."""
+
+    key: str
+    value: bytes
+    revision: int
+    """That last wrote it."""
+    lease: int = 0
+    """It vanishes with this lease. 0: it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key: str
+
+
+Op = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list."""
+
+    rows: tuple[Row, ...]
+    """In the order of their keys' bytes."""
+    revision: int
+    """At which it was read. Pass it on for the next page."""
+    more: bool
+    """Whether there is a next page, after the last row's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One whole revision."""
+
+    revision: int
+    changes: tuple[Row | Delete, ...]
+    """In the order of their keys. Empty in a checkpoint: everything up to `revision` has been delivered."""
+
+
+class Store(Protocol):
+    """Linearizable, durable: what a call acknowledges survives the process, and every later call sees it.
+
+    Every method raises Unavailable when the store cannot be reached; a write's outcome is then unknown. Keys are
+    ASCII. A store is opened and closed by `async with`.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    @property
+    def store_id(self) -> str:
+        """Which store this is. Revisions of different stores cannot be compared. Kept for the life of the data."""
+        ...
+
+    async def revision(self) -> int:
+        """The revision of the last commit; 0 in an empty store. It never falls."""
+        ...
+
+    async def get(self, key: str) -> Row | None:
+        """The key now, or None."""
+        ...
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 500, revision: int | None = None) -> Page:
+        """At most `limit` rows whose key begins with `prefix` and is greater than `after`, at a revision (None: now).
+
+        Raises RevisionGone if that revision is compacted or lies in the future.
+        """
+        ...
+
+    async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
+        """Apply all of 1 to COMMIT_LIMIT ops as one new revision, or none of them. Returns the revision.
+
+        `expect` maps keys to the revision that must have last written them, 0 meaning that the key must not exist;
+        otherwise Conflict is raised and nothing is changed. A key may occur once in `ops`. Deleting a key that does not
+        exist changes nothing; a commit that changes nothing makes no revision and returns the current one. A Put whose
+        lease is not alive raises Conflict.
+        """
+        ...
+
+    def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
+        """Every commit from `start_revision` on, whole and in order, for ever; a checkpoint when there is nothing new
+        for some seconds.
+
+        Raises RevisionGone if `start_revision` is compacted or lies beyond the next revision. A slow reader holds up
+        nobody and costs no memory; it may find its place compacted.
+        """
+        ...
+
+    async def compact(self, revision: int) -> None:
+        """Forget what was overwritten or deleted before `revision`; what is older can no longer be read or watched."""
+        ...
+
+    async def grant(self, ttl: float) -> int:
+        """A new lease that lives `ttl` seconds from each sign of life. Makes no revision."""
+        ...
+
+    async def keep_alive(self, lease: int) -> bool:
+        """A sign of life. False: the lease has ended, its keys are gone or going. Makes no revision."""
+        ...
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease and delete its keys, as one commit where they fit into one. An ended lease is no error."""
+        ...

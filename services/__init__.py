@@ -1,0 +1,1 @@
+"""The APIs of the stack, each a process of its own."""

@@ -1,0 +1,9 @@
+"""The provider types of inference: one file each, imported when chosen."""
+
+from typing import Final
+
+KINDS: Final = {
+    "inline::echo": "services.inference.providers.echo:Echo",
+    "inline::llamacpp": "services.inference.providers.llamacpp:LlamaCpp",
+    "remote::vllm": "services.inference.providers.vllm:VLLM",
+}

@@ -1,0 +1,249 @@
+"""The YAML of a mesh as frozen models: one file for every process, read once, at the start.
+
+Unknown keys are refused with their path and the nearest valid key. `${env.NAME}` and `${env.NAME:default}` are
+replaced in every string. No message ever shows a value, because values may be secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError
+
+from stackmesh import names
+from stackmesh.errors import InvalidField
+from stackmesh.routes import Api
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message names the file, the path within it and what to do."""
+
+
+class Frozen(BaseModel):
+    """The base of every configuration model, those of providers included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _address(value: object) -> object:
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:8321")
+    return value
+
+
+def _resource_name(value: object) -> object:
+    return _named(names.check_resource_name, value)
+
+
+def _id(value: object) -> object:
+    return _named(names.check_id, value)
+
+
+def _named(check: Any, value: object) -> object:
+    try:
+        return check("", str(value))
+    except InvalidField as error:
+        raise ValueError(error.description) from None
+
+
+Address = Annotated[str, BeforeValidator(_address)]
+ResourceName = Annotated[str, BeforeValidator(_resource_name)]
+Id = Annotated[str, BeforeValidator(_id)]
+
+
+class RegistryConfig(Frozen):
+    store: Annotated[str, Field(pattern=r"^sqlite:///.+")] = "sqlite:///.stackmesh/registry.db"
+    """`sqlite:///relative/path` or `sqlite:////absolute/path`."""
+    address: Address = "127.0.0.1:8322"
+    """Where the registry is reached, and where it listens."""
+    lease_ttl: PositiveFloat = 15.0
+    """Seconds an instance stays registered without a beat. It beats three times as often."""
+
+
+class GatewayConfig(Frozen):
+    address: Address = "127.0.0.1:8321"
+    data_plane: Literal["python"] = "python"
+    unary_timeout: PositiveFloat = 60.0
+    """Seconds for a unary call whose client sets no deadline."""
+    stream_timeout: PositiveFloat = 600.0
+    """Seconds for a stream whose client sets no deadline."""
+
+
+class ServiceConfig(Frozen):
+    address: Address = "127.0.0.1:0"
+    """Where the service listens; port 0 takes a free one. Its real address is announced to the registry."""
+
+
+class ServicesConfig(Frozen):
+    inference: ServiceConfig = ServiceConfig()
+
+
+class ProviderConfig(Frozen):
+    provider_id: Id
+    provider_type: str = Field(pattern=r"^(inline|remote)::[a-z0-9][a-z0-9:-]*$")
+    config: Mapping[str, Any] = Field(default_factory=dict[str, Any], repr=False)
+    """What the provider type's own model accepts. The process that hosts the provider checks it."""
+
+
+class ProvidersConfig(Frozen):
+    """The providers of each API. The first of an API is its default."""
+
+    inference: tuple[ProviderConfig, ...] = ()
+
+    def of(self, api: Api.ValueType) -> tuple[ProviderConfig, ...]:
+        return getattr(self, Api.Name(api).removeprefix("API_").lower(), ())
+
+    def all(self) -> Iterator[tuple[Api.ValueType, ProviderConfig]]:
+        for api in Api.values():
+            for provider in self.of(api):
+                yield api, provider
+
+
+class ModelDeclaration(Frozen):
+    """A model that shall be registered. Only its name is needed."""
+
+    model_id: ResourceName
+    provider_id: Id | None = None
+    provider_model_id: ResourceName | None = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class Config(Frozen):
+    version: Literal[1]
+    registry: RegistryConfig = RegistryConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    services: ServicesConfig = ServicesConfig()
+    providers: ProvidersConfig = ProvidersConfig()
+    models: tuple[ModelDeclaration, ...] = ()
+
+
+DEFAULT: Final = """\
+version: 1
+providers:
+  inference:
+  - {provider_id: local, provider_type: "inline::llamacpp", config: {model: smollm2-135m-instruct}}
+models:
+- model_id: smollm2-135m-instruct
+"""
+"""The mesh of `stackmesh up` without a file: one small model, in process, on this machine."""
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Config:
+    """Read a file (None: the default mesh). Raises ConfigError with every problem that was found."""
+    if path is None:
+        return parse(DEFAULT, environment, "the default configuration")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    return parse(text, environment, str(path))
+
+
+def parse(text: str, environment: Mapping[str, str], name: str) -> Config:
+    """As `load`, from text. `name` is what the messages call it."""
+    try:
+        tree: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        raise ConfigError(f"{name}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{name}: must be a mapping that begins with `version: 1`")
+    config = validate(Config, _expand(tree, environment, name, ()), name)
+    if problems := list(_contradictions(config)):
+        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
+    return config
+
+
+def validate(model: type[M], tree: object, name: str) -> M:
+    """`tree` as `model`, or ConfigError with a line for each problem: path, what is wrong, the nearest valid key."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{name}: {_problem(model, e['type'], e['loc'], e['msg'])}" for e in error.errors(include_input=False)]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _problem(model: type[BaseModel], kind: str, loc: Sequence[int | str], message: str) -> str:
+    path = _path(loc)
+    if kind == "extra_forbidden":
+        known = list(_model_at(model, loc[:-1]).model_fields)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        return f"{path}: unknown key; {hint}"
+    if kind == "missing":
+        return f"{path}: is required"
+    return f"{path}: {message.removeprefix('Value error, ')}"
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return text.removeprefix(".") or "the file"
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(_models(model.model_fields[part].annotation), model)
+    return model
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (tuple, list, Union, UnionType, Annotated):
+        for argument in get_args(annotation):
+            yield from _models(argument)
+
+
+_VARIABLE: Final = re.compile(r"\$\{env\.([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+
+
+def _expand(node: Any, environment: Mapping[str, str], name: str, loc: tuple[int | str, ...]) -> object:
+    if isinstance(node, dict):
+        items = cast("dict[Any, Any]", node).items()
+        return {key: _expand(value, environment, name, (*loc, str(key))) for key, value in items}
+    if isinstance(node, list):
+        return [_expand(value, environment, name, (*loc, i)) for i, value in enumerate(cast("list[Any]", node))]
+    if isinstance(node, str):
+        return _VARIABLE.sub(lambda match: _variable(match, environment, name, loc), node)
+    return node
+
+
+def _variable(match: re.Match[str], environment: Mapping[str, str], name: str, loc: tuple[int | str, ...]) -> str:
+    variable = match[1]
+    value = environment.get(variable, match[2])
+    if value is None:  # pyright: ignore[reportUnnecessaryComparison] -- a group that took no part is None
+        hint = f"export it, or write ${{env.{variable}:DEFAULT}}"
+        raise ConfigError(f"{name}: {_path(loc)}: the environment variable {variable} is not set; {hint}")
+    return value
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    for api in Api.values():
+        ids = [provider.provider_id for provider in config.providers.of(api)]
+        for index, provider_id in enumerate(ids):
+            if provider_id in ids[:index]:
+                yield f"providers.{Api.Name(api)[4:].lower()}[{index}].provider_id: {provider_id} is there twice"
+    known = [provider.provider_id for provider in config.providers.inference]
+    seen: set[str] = set()
+    for index, model in enumerate(config.models):
+        if model.model_id in seen:
+            yield f"models[{index}].model_id: {model.model_id} is there twice"
+        seen.add(model.model_id)
+        if model.provider_id is not None and model.provider_id not in known:
+            near = difflib.get_close_matches(model.provider_id, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known) or 'none'}"
+            yield f"models[{index}].provider_id: no inference provider is called {model.provider_id}; {hint}"
+    if not config.providers.inference and config.models:
+        yield "models: there is no provider that could serve them; add one under providers.inference"

@@ -1,0 +1,30 @@
+"""The metadata keys the mesh gives a meaning to. Everything else passes through untouched."""
+
+from typing import Final
+
+PROVIDER_DATA: Final = "x-stackmesh-provider-data"
+"""Set by the client: JSON, at most `PROVIDER_DATA_LIMIT` bytes, per-request credentials."""
+
+PROVIDER_DATA_ALIASES: Final = ("x-llamastack-provider-data", "x-llamastack-providerdata")
+"""What Llama Stack called it. They mean the same; two that differ are refused."""
+
+PROVIDER_DATA_LIMIT: Final = 4096
+
+ROUTE: Final = "x-stackmesh-route"
+"""Set by the client, optional: `model=NAME`, percent-encoded; routes without reading the body (AIP-4222)."""
+
+PROVIDER_ID: Final = "x-stackmesh-provider-id"
+PROVIDER_RESOURCE_ID: Final = "x-stackmesh-provider-resource-id"
+RESOURCE: Final = "x-stackmesh-resource"
+
+ROUTED: Final = (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE)
+"""The resolved route. Set by the gateway alone: any value from a client is removed."""
+
+REQUEST_ID: Final = "x-request-id"
+TRACEPARENT: Final = "traceparent"
+
+SERVED_BY: Final = "x-stackmesh-served-by"
+"""In the answer's initial metadata: the instance that served the call."""
+
+REVISION: Final = "x-stackmesh-revision"
+"""In the answer's initial metadata: the registry revision the call was routed by."""

@@ -1,0 +1,148 @@
+"""What happens around every call a server answers.
+
+`Errors` is outermost: it turns what was raised into a status, and lets nothing else out. `Routed` comes next in
+processes that host providers: it accepts what the gateway has routed, and keeps it for the provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+
+from stackmesh import calls, headers
+from stackmesh.errors import Cancelled, Internal, InvalidRoute, MeshError, Timeout, from_rpc_error, to_status, trailers
+from stackmesh.routes import Method
+
+log = logging.getLogger(__name__)
+
+Details = grpc.HandlerCallDetails
+Handler = Any  # grpc.RpcMethodHandler; its stubs cannot say which of the four behaviours is set
+Continuation = Callable[[Details], Awaitable[Handler]]
+Around = Callable[[Any, Any], AbstractAsyncContextManager[None]]
+"""(request or request iterator, context) -> the block the call runs in."""
+
+
+class Errors(grpc.aio.ServerInterceptor):
+    """Gives every failure its decided status. What nobody decided is INTERNAL with a request id, and logged."""
+
+    async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        request_id = _header(handler_call_details, headers.REQUEST_ID) or uuid.uuid4().hex
+
+        @asynccontextmanager
+        async def around(_request: object, context: Any) -> AsyncGenerator[None]:
+            try:
+                yield
+            except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
+                raise
+            except Exception as error:  # noqa: BLE001 -- the outermost block decides about all of them
+                status = to_status(_decide(error, method, request_id))
+                code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
+                await context.abort(code, status.message, trailers(status))
+
+        return handler and wrap(handler, around)
+
+
+def _decide(error: Exception, method: str, request_id: str) -> MeshError:
+    match error:
+        case MeshError():
+            log.info("%s %s: %s: %s", method, request_id, error.code.name, error.message)
+            return error
+        case grpc.aio.AioRpcError():
+            known = from_rpc_error(error)
+            log.info("%s %s: callee answered %s: %s", method, request_id, known.code.name, known.message)
+            return known if not isinstance(known, Cancelled) else Internal(f"a callee gave up; request id {request_id}")
+        case TimeoutError():
+            return Timeout("the call took longer than its deadline")
+        case _:
+            log.error("%s %s: unexpected", method, request_id, exc_info=error)
+            return Internal(f"internal error; the log has more under request id {request_id}")
+
+
+class Routed(grpc.aio.ServerInterceptor):
+    """Accepts calls of routed methods only with the gateway's headers, and only if the body agrees with them."""
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = self._methods.get(handler_call_details.method)
+        if handler is None or method is None:
+            return handler
+
+        @asynccontextmanager
+        async def around(request: Any, _context: object) -> AsyncGenerator[None]:
+            call = _call(handler_call_details, method)
+            if method.route.field and not method.client_streaming:
+                _agree(getattr(request, method.route.field), call.resource, method.route.field)
+            token = calls.enter(call)
+            try:
+                yield
+            finally:
+                calls.leave(token)
+
+        return wrap(handler, around)
+
+
+def _call(details: Details, method: Method) -> calls.Call:
+    provider_id = _header(details, headers.PROVIDER_ID)
+    resource_id = _header(details, headers.PROVIDER_RESOURCE_ID)
+    resource = _header(details, headers.RESOURCE)
+    if not provider_id or (method.route.resource_type and not (resource_id and resource)):
+        raise InvalidRoute("this is a service of the mesh: call it through the gateway")
+    return calls.Call(
+        provider_id=provider_id,
+        provider_resource_id=resource_id or "",
+        resource=resource or "",
+        request_id=_header(details, headers.REQUEST_ID) or "",
+        traceparent=_header(details, headers.TRACEPARENT) or "",
+        provider_data=_header(details, headers.PROVIDER_DATA),
+    )
+
+
+def _agree(named: str, routed: str, field: str) -> None:
+    if named != routed:
+        raise InvalidRoute(f"the call was routed as {routed!r}, but {field} says {named!r}")
+
+
+def _header(details: Details, key: str) -> str | None:
+    for name, value in details.invocation_metadata or ():
+        if name == key:
+            return value if isinstance(value, str) else value.decode()
+    return None
+
+
+_MAKE: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def wrap(handler: Handler, around: Around) -> Handler:
+    """The same handler, each call of it inside `around(request, context)`."""
+    behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    generates = inspect.isasyncgenfunction(behaviour)
+
+    async def call(request: Any, context: Any) -> Any:
+        async with around(request, context):
+            if not generates:
+                return await behaviour(request, context)
+            # As a coroutine, so that a client's cancellation arrives as CancelledError, not as GeneratorExit.
+            async with aclosing(behaviour(request, context)) as messages:
+                async for message in messages:
+                    await context.write(message)
+        return None
+
+    make = _MAKE[handler.request_streaming, handler.response_streaming]
+    return make(call, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,29 @@
+"""Which names are allowed. Nothing else reaches a header, a store key or Envoy."""
+
+import re
+from typing import Final
+
+from stackmesh.errors import InvalidField
+
+_RESOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}", re.ASCII)
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
+def check_resource_name(field: str, value: str) -> str:
+    """Return `value` if it can name a resource (an identifier or a provider_resource_id), else raise InvalidField."""
+    return _check(_RESOURCE, 255, "letters, digits and . _ : / @ + -, beginning with a letter or digit", field, value)
+
+
+def check_id(field: str, value: str) -> str:
+    """Return `value` if it can be a provider_id or instance_id, else raise InvalidField."""
+    return _check(_ID, 63, "lower-case letters, digits and . _ -, beginning with a letter or digit", field, value)
+
+
+def _check(pattern: re.Pattern[str], limit: int, allowed: str, field: str, value: str) -> str:
+    if pattern.fullmatch(value):
+        return value
+    if not value:
+        raise InvalidField(field, "is empty")
+    if len(value) > limit:
+        raise InvalidField(field, f"is {len(value)} characters long, at most {limit} are allowed")
+    raise InvalidField(field, f"may hold {allowed} only")

@@ -1,0 +1,81 @@
+"""What every provider is, whatever its API; and how the configured ones of a process are opened."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, ClassVar, Protocol, Self
+
+from stackmesh.config import ConfigError, Frozen, ProviderConfig, validate
+
+
+class Provider(Protocol):
+    """A configured instance of a provider type. `async with` opens and closes it.
+
+    A provider type is one file: a configuration model, and a class that satisfies its API's Protocol.
+
+    - Opening checks what can be wrong on this machine (a missing model, a missing package) and raises ConfigError with
+      the remedy. It does not need a remote backend to be reachable, and never waits for one.
+    - Its methods are called concurrently, may be cancelled at any await, and then stop the backend's work.
+    - It raises the errors of `stackmesh.errors` and nothing else; a backend's error keeps its meaning.
+    """
+
+    Config: ClassVar[type[Frozen]]
+
+    def __init__(self, config: Any) -> None: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def resolve(self, name: str) -> str:
+        """The provider's own name for `name`, which may be an alias. No side effects.
+
+        Raises NotHosted, naming what is served, when it does not recognise the name; Unavailable when only the backend
+        knows and the backend cannot be reached.
+        """
+        ...
+
+    async def list_served(self) -> Sequence[str]:
+        """What can be called now, by the provider's own names. Raises Unavailable when a backend cannot be reached."""
+        ...
+
+
+Kinds = Mapping[str, str]
+"""Provider type -> `module:Class`. The module is imported when the type is chosen, so an image carries only its own."""
+
+
+def kind_of(provider_type: str, kinds: Kinds, where: str) -> type[Provider]:
+    """The class of a provider type. Raises ConfigError for an unknown type, or one whose package is missing."""
+    if provider_type not in kinds:
+        raise ConfigError(f"{where}: unknown provider type {provider_type}; there are: {', '.join(sorted(kinds))}")
+    module, _, name = kinds[provider_type].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        extra = provider_type.partition("::")[2]
+        remedy = f"pip install 'stackmesh[{extra}]'"
+        raise ConfigError(f"{where}: {provider_type} needs the package {error.name}; run: {remedy}") from None
+
+
+def check_providers(
+    configs: Iterable[ProviderConfig], kinds: Kinds, api: str
+) -> Mapping[str, tuple[type[Provider], Frozen]]:
+    """Each provider's class and validated configuration, by provider_id. Raises ConfigError, opens nothing."""
+    checked: dict[str, tuple[type[Provider], Frozen]] = {}
+    for index, config in enumerate(configs):
+        where = f"providers.{api}[{index}]"
+        kind = kind_of(config.provider_type, kinds, f"{where}.provider_type")
+        checked[config.provider_id] = (kind, validate(kind.Config, config.config, f"{where}.config"))
+    return checked
+
+
+@asynccontextmanager
+async def open_providers(
+    configs: Iterable[ProviderConfig], kinds: Kinds, api: str
+) -> AsyncGenerator[Mapping[str, Any]]:
+    """The configured providers, open, by provider_id; closed in reverse order."""
+    async with AsyncExitStack() as stack:
+        checked = check_providers(configs, kinds, api)
+        yield {key: await stack.enter_async_context(kind(config)) for key, (kind, config) in checked.items()}
