@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,8 +20,8 @@ DRAIN_SECONDS: Final = 25.0
 """How long calls in flight may go on after a stop was asked for. Below Kubernetes' 30 s."""
 
 # The type stubs know the synchronous servicer only.
-_HealthServicer: Any = health.aio.HealthServicer  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
-_add_health: Any = health_pb2_grpc.add_HealthServicer_to_server  # pyright: ignore[reportUnknownMemberType]
+_HealthServicer: Any = cast("Any", health).aio.HealthServicer
+_add_health: Any = cast("Any", health_pb2_grpc).add_HealthServicer_to_server
 
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
