@@ -17,17 +17,17 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ROOT / "protos"
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
 
 
-def generate(out: Path) -> None:
-    """Write the generated tree under `out`."""
-    files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+def generate(root: Path, out: Path) -> None:
+    """Write what `root`/protos gives under `out`."""
+    protos = root / "protos"
+    files = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     (out / "stackmesh").mkdir(parents=True, exist_ok=True)
     args = [
         "protoc",
-        f"-I{PROTOS}",
+        f"-I{protos}",
         f"-I{WELL_KNOWN}",
         f"--python_out={out}",
         f"--grpc_python_out={out}",
@@ -39,19 +39,23 @@ def generate(out: Path) -> None:
     ]
     if protoc.main(args) != 0:  # pyright: ignore[reportUnknownMemberType] -- untyped
         sys.exit("protoc failed")
-    for folder in {(out / file).parent for file in files}:
-        (folder / "__init__.py").touch()
-        (folder.parent / "__init__.py").touch()
+    for file in files:
+        stubs = (out / file).with_name(Path(file).stem + "_pb2_grpc.py")
+        if "Stub" not in stubs.read_text():  # no service in it, nothing in them
+            stubs.unlink()
+            stubs.with_suffix(".pyi").unlink(missing_ok=True)
+        for folder in ((out / file).parent, (out / file).parent.parent):
+            (folder / "__init__.py").touch()
 
 
-def stale() -> list[str]:
-    """The committed files that differ from a fresh generation."""
+def stale(root: Path) -> list[str]:
+    """The generated files of the checkout `root` that differ from a fresh generation."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
-        generate(fresh)
+        generate(root, fresh)
         paths = [path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()]
-        known = {path.relative_to(ROOT) for path in (ROOT / "stackmesh").glob("*/v1/*_pb2*.py*")}
-        changed = [p for p in paths if _bytes(ROOT / p) != _bytes(fresh / p)]
+        known = {path.relative_to(root) for path in (root / "stackmesh").glob("*/v1/*_pb2*.py*")}
+        changed = [p for p in paths if _bytes(root / p) != _bytes(fresh / p)]
         return sorted(str(path) for path in [*changed, *(known - set(paths))])
 
 
@@ -77,7 +81,7 @@ def check() -> None:
     _run("buf", "lint")
     _run("buf", "format", "--diff", "--exit-code")
     breaking()
-    if files := stale():
+    if files := stale(ROOT):
         sys.exit("not what protos/ gives (run `make proto`):\n  " + "\n  ".join(files))
 
 
@@ -89,7 +93,7 @@ def _run(*command: str) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["generate"]:
-            generate(ROOT)
+            generate(ROOT, ROOT)
         case ["check"]:
             check()
         case _:

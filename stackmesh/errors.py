@@ -43,7 +43,7 @@ class MeshError(Exception):
     """A failure with a decided status code, reason and message. The message is shown to the caller."""
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
-    reason: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = ""
 
     def __init__(self, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
