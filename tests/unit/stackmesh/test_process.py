@@ -1,0 +1,89 @@
+"""Every process starts, says how far it is, and ends the same way."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from stackmesh import ports
+from stackmesh.process import EX_CONFIG
+
+PROGRAM = """
+    import sys
+    from stackmesh.process import StartError, run
+    async def body(config, process):
+        process.notify.status("waking up")
+        if config.models:
+            raise StartError("no room")
+        process.notify.ready("here")
+        await process.stopping.wait()
+    sys.exit(run("program", "Does nothing, well.", body))
+"""
+MODELS = (
+    "version: 1\nproviders: {inference: [{provider_id: a, provider_type: 'inline::echo'}]}\nmodels: [{model_id: m}]"
+)
+
+
+@pytest.fixture
+def listener(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(20)
+        yield sock
+
+
+def start(tmp_path, *arguments):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, str(program), *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+
+
+def test_tells_how_far_it_is_and_stops_when_asked(tmp_path, listener):
+    with start(tmp_path) as process:
+        assert listener.recv(1000) == b"STATUS=waking up"
+        assert listener.recv(1000) == b"READY=1\nSTATUS=here"
+        process.send_signal(signal.SIGTERM)
+        assert listener.recv(1000) == b"STOPPING=1\nSTATUS=stopping"
+        assert process.wait(20) == 0
+        assert process.stderr.read() == ""
+
+
+def test_what_has_to_be_changed_first_is_said_without_a_traceback(tmp_path):
+    config = tmp_path / "mesh.yaml"
+    config.write_text(MODELS)
+    with start(tmp_path, "--config", str(config)) as process:
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == EX_CONFIG
+    assert said == "program: no room\n"
+
+
+def test_a_bad_configuration_is_said_without_a_traceback(tmp_path):
+    config = tmp_path / "mesh.yaml"
+    config.write_text("version: 1\ngatewy: {}\n")
+    with start(tmp_path, "--config", str(config)) as process:
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == EX_CONFIG
+    assert said == f"program: {config}: gatewy: unknown key; did you mean `gateway`?\n"
+
+
+def test_check_does_not_start_it(tmp_path):
+    with start(tmp_path, "--check") as process:
+        assert process.wait(20) == 0
+
+
+def test_the_holder_of_a_port_is_named():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        holder = ports.holder(port)
+    assert holder is not None
+    assert holder.endswith(f"(pid {os.getpid()})")
+    assert ports.holder(port) is None
