@@ -65,8 +65,8 @@ class Commit:
 class Store(Protocol):
     """Linearizable, durable: what a call acknowledges survives the process, and every later call sees it.
 
-    Every method raises Unavailable when the store cannot be reached; a write's outcome is then unknown. Keys are
-    ASCII. A store is opened and closed by `async with`.
+    Every method raises Unavailable when the store cannot be reached; a write's outcome is then unknown. A cancelled
+    write happens whole or not at all. Keys are ASCII, from 1 byte on. A store is opened and closed by `async with`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -97,9 +97,9 @@ class Store(Protocol):
         """Apply all of 1 to COMMIT_LIMIT ops as one new revision, or none of them. Returns the revision.
 
         `expect` maps keys to the revision that must have last written them, 0 meaning that the key must not exist;
-        otherwise Conflict is raised and nothing is changed. A key may occur once in `ops`. Deleting a key that does not
-        exist changes nothing; a commit that changes nothing makes no revision and returns the current one. A Put whose
-        lease is not alive raises Conflict.
+        otherwise Conflict is raised and nothing is changed. Deleting a key that does not exist changes nothing; a
+        commit that changes nothing makes no revision and returns the current one. A Put whose lease is not alive raises
+        Conflict. Too many ops, none, or two for one key: ValueError.
         """
         ...
 
@@ -113,11 +113,18 @@ class Store(Protocol):
         ...
 
     async def compact(self, revision: int) -> None:
-        """Forget what was overwritten or deleted before `revision`; what is older can no longer be read or watched."""
+        """Forget what was overwritten or deleted before `revision`; what is older can no longer be read or watched.
+
+        `revision` itself can. Compacting again up to the same or an older one does nothing; a future one raises
+        RevisionGone.
+        """
         ...
 
     async def grant(self, ttl: float) -> int:
-        """A new lease that lives `ttl` seconds from each sign of life. Makes no revision."""
+        """A new lease that lives `ttl` seconds from each sign of life, and as long again after the store was reopened.
+
+        Its id was never used before. Makes no revision.
+        """
         ...
 
     async def keep_alive(self, lease: int) -> bool:
@@ -125,5 +132,8 @@ class Store(Protocol):
         ...
 
     async def revoke(self, lease: int) -> None:
-        """End a lease and delete its keys, as one commit where they fit into one. An ended lease is no error."""
+        """End a lease and delete its keys, as one commit where they fit into one. An ended lease is no error.
+
+        A key that was since put without the lease, or with another one, stays.
+        """
         ...

@@ -1,0 +1,164 @@
+"""A store in one SQLite file, for one registry process.
+
+All SQL runs in one thread, each transaction as one function call: whoever stops waiting for it cannot leave half of
+it. A watcher holds nothing but its place in the log; it reads on when the revision has advanced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+from registry_service import sqlite_file
+from registry_service.sqlite_log import Log
+from registry_service.store import COMMIT_LIMIT, Commit, Op, Page, Row
+from stackmesh.errors import RegistryUnreachable, Unavailable
+from stackmesh.tasks import background
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Implements Store. Opening it raises StartError if the file cannot be used; it is made if there is none."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        checkpoint_seconds: float = 3.0,
+        sweep_seconds: float = 0.5,
+    ) -> None:
+        """`clock` is what leases live by; expired ones are looked for every `sweep_seconds`."""
+        self._path = path
+        self._clock = clock
+        self._checkpoint_seconds = checkpoint_seconds
+        self._sweep_seconds = sweep_seconds
+        self._resources = AsyncExitStack()
+        self._thread: ThreadPoolExecutor | None = None
+        self._log: Log
+        self._head = 0
+        self._advanced = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._loop = asyncio.get_running_loop()
+            stack.enter_context(sqlite_file.locked(self._path))
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+            stack.push_async_callback(self._end_thread, self._thread)
+            self._log = await self._run(self._open)
+            stack.push_async_callback(self._run, self._log.close)
+            await stack.enter_async_context(background(self._sweep(), "lease sweeper"))
+            self._resources = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._resources.aclose()
+
+    @property
+    def store_id(self) -> str:
+        return self._log.store_id
+
+    async def revision(self) -> int:
+        return await self._run(self._log.revision)
+
+    async def get(self, key: str) -> Row | None:
+        return await self._run(self._log.get, key)
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 500, revision: int | None = None) -> Page:
+        return await self._run(self._log.list, prefix, after, limit, revision)
+
+    async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
+        _check(ops)
+        return await self._run(self._advance, self._log.commit, tuple(ops), dict(expect or {}))
+
+    async def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
+        following = start_revision
+        while True:
+            advanced = self._advanced  # taken before the read, so that no commit after it is missed
+            commits, head = await self._run(self._log.commits, following)
+            for commit in commits:
+                yield commit
+                following = commit.revision + 1
+            if not commits and not await self._within_checkpoint(advanced):
+                yield Commit(revision=head, changes=())
+
+    async def compact(self, revision: int) -> None:
+        await self._run(self._log.compact, revision)
+
+    async def grant(self, ttl: float) -> int:
+        return await self._run(self._log.grant, ttl)
+
+    async def keep_alive(self, lease: int) -> bool:
+        return await self._run(self._log.keep_alive, lease)
+
+    async def revoke(self, lease: int) -> None:
+        await self._run(self._advance, self._log.revoke, lease)
+
+    def _open(self) -> Log:
+        return Log(sqlite_file.connect(self._path), self._clock)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            raise Unavailable("the registry's store is closed")
+        try:
+            return await self._loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        except sqlite3.Error as error:
+            raise RegistryUnreachable(f"the registry's store cannot be used: {error}") from error
+
+    def _advance(self, write: Callable[..., int], *args: object) -> int:
+        revision = write(*args)
+        # From the thread, since the writer may have stopped waiting.
+        self._loop.call_soon_threadsafe(self._tell, revision)
+        return revision
+
+    def _tell(self, revision: int) -> None:
+        if revision > self._head:
+            self._head = revision
+            self._wake()
+
+    def _wake(self) -> None:
+        advanced, self._advanced = self._advanced, asyncio.Event()
+        advanced.set()
+
+    async def _within_checkpoint(self, advanced: asyncio.Event) -> bool:
+        try:
+            async with asyncio.timeout(self._checkpoint_seconds):
+                await advanced.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            try:
+                await self._run(self._advance, self._log.sweep)
+            except Unavailable as error:
+                log.warning("leases could not be swept: %s", error)
+
+    async def _end_thread(self, thread: ThreadPoolExecutor) -> None:
+        self._thread = None
+        self._wake()  # watchers find the store closed
+        await asyncio.to_thread(thread.shutdown)
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore {self._path} [{'open' if self._thread else 'closed'}, revision {self._head}]>"
+
+
+def _check(ops: Sequence[Op]) -> None:
+    keys = [op.key for op in ops]
+    if not 1 <= len(keys) <= COMMIT_LIMIT or len(set(keys)) < len(keys):
+        raise ValueError(f"a commit has 1 to {COMMIT_LIMIT} changes, of different keys")
+    if not all(key and key.isascii() for key in keys):
+        raise ValueError("keys are ASCII and not empty")
