@@ -18,15 +18,12 @@ PROGRAM = """
     from stackmesh.process import StartError, run
     async def body(config, process):
         process.notify.status("waking up")
-        if config.models:
+        if not config.models:
             raise StartError("no room")
         process.notify.ready("here")
         await process.stopping.wait()
     sys.exit(run("program", "Does nothing, well.", body))
 """
-MODELS = (
-    "version: 1\nproviders: {inference: [{provider_id: a, provider_type: 'inline::echo'}]}\nmodels: [{model_id: m}]"
-)
 
 
 @pytest.fixture
@@ -57,7 +54,7 @@ def test_tells_how_far_it_is_and_stops_when_asked(tmp_path, listener):
 
 def test_what_has_to_be_changed_first_is_said_without_a_traceback(tmp_path):
     config = tmp_path / "mesh.yaml"
-    config.write_text(MODELS)
+    config.write_text("version: 1")
     with start(tmp_path, "--config", str(config)) as process:
         _, said = process.communicate(timeout=20)
     assert process.returncode == EX_CONFIG

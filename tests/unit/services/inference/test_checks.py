@@ -72,8 +72,8 @@ def test_bad_chats_are_refused_with_their_field(request_, field):
 def test_other_requests_are_checked_too():
     with pytest.raises(InvalidField, match="content is empty"):
         checks.check_completion(pb.CompletionRequest())
+    params = pb.SamplingParams(max_tokens=-2)
     with pytest.raises(InvalidField, match="max_tokens is -2"):
-        params = pb.SamplingParams(max_tokens=-2)
         checks.check_completion(pb.CompletionRequest(content=content("a"), sampling_params=params))
     with pytest.raises(InvalidField, match="contents is empty"):
         checks.check_embeddings(pb.EmbeddingsRequest())
