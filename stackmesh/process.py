@@ -2,6 +2,7 @@
 
     python -m gateway --config mesh.yaml           run until SIGTERM or SIGINT; a second signal ends at once
     python -m services.inference --config ... --check    only say whether the configuration can be used
+    python -m gateway --end-with-stdin             stop also when standard input ends, that is when its holder is gone
 
 Exit codes: 0 stopped as asked; 78 (EX_CONFIG) the configuration or the machine has to change first, so starting
 again is no use; 1 anything else.
@@ -16,6 +17,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -26,6 +29,9 @@ from stackmesh.config import Config, ConfigError, load
 from stackmesh.notify import Notifier
 
 EX_CONFIG: Final = 78
+
+ORPHAN_SECONDS: Final = 30.0
+"""How long a process may go on after its holder is gone."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ def run(name: str, doc: str | None, body: Body, check: Check | None = None) -> i
         stream=sys.stderr,
         format=f"%(asctime)s %(levelname).1s {name} %(name)s: %(message)s",
     )
+    if args.end_with_stdin:
+        threading.Thread(target=_end_with_stdin, name="end with stdin", daemon=True).start()
     try:
         config = load(args.config, os.environ)
         if check is not None:
@@ -88,6 +96,15 @@ def _stop(process: Process) -> None:
     process.stopping.set()
 
 
+def _end_with_stdin() -> None:
+    """Stop as by SIGTERM when standard input ends. In a thread, so that it works while the loop is not running."""
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
+
+
 def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -97,5 +114,6 @@ def _arguments(name: str, doc: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(doc or "").partition("\n")[0])
     parser.add_argument("--config", type=Path, metavar="FILE", help="the mesh's YAML; without it the default mesh")
     parser.add_argument("--check", action="store_true", help="only check the configuration")
+    parser.add_argument("--end-with-stdin", action="store_true", help="stop when standard input ends")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args()

@@ -34,12 +34,12 @@ def listener(tmp_path):
         yield sock
 
 
-def start(tmp_path, *arguments):
+def start(tmp_path, *arguments, stdin=subprocess.DEVNULL):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, str(program), *arguments]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdin=stdin, text=True)
 
 
 def test_tells_how_far_it_is_and_stops_when_asked(tmp_path, listener):
@@ -50,6 +50,26 @@ def test_tells_how_far_it_is_and_stops_when_asked(tmp_path, listener):
         assert listener.recv(1000) == b"STOPPING=1\nSTATUS=stopping"
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
+
+
+def test_ends_when_the_holder_of_its_input_is_gone(tmp_path, listener):
+    with start(tmp_path, "--end-with-stdin", stdin=subprocess.PIPE) as process:
+        assert listener.recv(1000) == b"STATUS=waking up"
+        assert listener.recv(1000) == b"READY=1\nSTATUS=here"
+        process.stdin.close()
+        assert listener.recv(1000) == b"STOPPING=1\nSTATUS=stopping"
+        assert process.wait(20) == 0
+
+
+def test_goes_on_without_input_unless_told(tmp_path, listener):
+    with start(tmp_path) as process:  # its input has ended before it began
+        assert listener.recv(1000) == b"STATUS=waking up"
+        assert listener.recv(1000) == b"READY=1\nSTATUS=here"
+        listener.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            listener.recv(1000)
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_what_has_to_be_changed_first_is_said_without_a_traceback(tmp_path):
