@@ -1,0 +1,1 @@
+"""What the mesh costs, measured: `python -m benchmarks.run --help`."""

@@ -1,0 +1,117 @@
+"""The processes a benchmark starts, and the CPU time each has used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 10.0
+_LOG_LINES: Final = 20
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+class BenchmarkError(Exception):
+    """Nothing could be measured. The message says why, and ends with the log of the process that failed."""
+
+
+class Child:
+    """A running `python -m ...`, with whatever processes it starts itself. What it writes to stderr goes to its log."""
+
+    def __init__(self, name: str, process: Process, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What it has used so far, in user and kernel, all threads together; in steps of a clock tick (10 ms)."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()  # the name before it may hold blanks; utime is field 14 of proc(5)
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    async def read_line(self, seconds: float = START_SECONDS) -> str:
+        """The next line of its stdout. Raises BenchmarkError when it ends, or takes longer."""
+        assert self._process.stdout is not None  # noqa: S101 -- it talks
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise self.failed(f"said nothing within {seconds:.0f} s") from None
+        if not line:
+            raise self.failed("ended early")
+        return line.decode().rstrip("\n")
+
+    async def write_line(self, line: str) -> None:
+        assert self._process.stdin is not None  # noqa: S101 -- `running` asked for it
+        self._process.stdin.write(line.encode() + b"\n")
+        await self._process.stdin.drain()
+
+    def check(self) -> None:
+        """Raises BenchmarkError if it has ended."""
+        if self._process.returncode is not None:
+            raise self.failed(f"ended with exit code {self._process.returncode}")
+
+    def failed(self, how: str) -> BenchmarkError:
+        """The error that tells what became of this process."""
+        lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return BenchmarkError("\n".join([f"{self.name} {how}; the end of its log:", *lines]))
+
+    async def stop(self) -> None:
+        """Ask it to end, both ways: no more input, and SIGTERM. One that does not is killed."""
+        if self._process.returncode is not None:
+            return
+        assert self._process.stdin is not None  # noqa: S101 -- `running` asked for it
+        self._process.stdin.close()
+        self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def running(name: str, *arguments: str, folder: Path, talks: bool = False) -> AsyncGenerator[Child]:
+    """`python -m ARGUMENTS` while the body runs; its log is `folder/NAME.log`.
+
+    One that `talks` says on stdout what it is asked; with the others, stdout goes to the log too.
+    """
+    log = folder / f"{name}.log"
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", *arguments),
+            stdin=PIPE,
+            stdout=PIPE if talks else output,
+            stderr=output,
+            env=_environment(),
+            start_new_session=True,  # so that one that hangs can be killed with all it started
+        )
+    child = Child(name, process, log)
+    try:
+        yield child
+    finally:
+        await asyncio.shield(child.stop())
+
+
+def _environment() -> dict[str, Any]:
+    # The benchmarks are part of the source tree, not of the installed distribution.
+    root = str(Path(__file__).resolve().parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def free_address() -> str:
+    """An address of this machine nobody listens at now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"

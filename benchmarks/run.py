@@ -1,0 +1,109 @@
+"""Measures what the mesh costs, and prints it.
+
+    python -m benchmarks.run gateway          a table for people
+    python -m benchmarks.run model --json     one line of JSON, the last on stdout; its keys are flat and stable
+
+Each ends within 60 s; --full measures more and takes minutes. How far it is goes to stderr. Nothing else should run
+on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import gateway, model
+from benchmarks.plan import Plan, Result
+from benchmarks.processes import BenchmarkError
+
+
+class Benchmark(Protocol):
+    """A module that measures something."""
+
+    __doc__: str | None
+
+    @property
+    def KEYS(self) -> Mapping[str, str]:  # noqa: N802 -- a constant of the module
+        """Every key of the result, and what it means."""
+        ...
+
+    @property
+    def PLAN(self) -> Plan: ...  # noqa: N802 -- as above
+
+    @property
+    def FULL_PLAN(self) -> Plan: ...  # noqa: N802 -- as above
+
+    @staticmethod
+    async def measure(plan: Plan, folder: Path) -> Result: ...
+
+
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {"gateway": gateway, "model": model}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    benchmark = BENCHMARKS[options.benchmark]
+    plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
+    plan = plan.but(rounds=options.rounds, seconds=options.seconds, samples=options.samples)
+    try:
+        result = asyncio.run(_measure(benchmark, plan))
+    except BenchmarkError as error:
+        print(f"benchmarks.run {options.benchmark}: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result))
+    else:
+        _print_table(options.benchmark, result, benchmark.KEYS)
+    return 0
+
+
+async def _measure(benchmark: Benchmark, plan: Plan) -> Result:
+    with tempfile.TemporaryDirectory(prefix="stackmesh-bench-") as folder:
+        try:
+            async with asyncio.timeout(plan.limit):
+                return await benchmark.measure(plan, Path(folder))
+        except TimeoutError:
+            raise BenchmarkError(f"did not end within {plan.limit:.0f} s; is the machine busy? try --full") from None
+
+
+def _print_table(name: str, result: Result, keys: Mapping[str, str]) -> None:
+    table = Table(title=f"benchmark: {name}", title_justify="left")
+    table.add_column("key", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("meaning")
+    for key, meaning in keys.items():
+        table.add_row(key, str(result[key]), meaning)
+    Console().print(table)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__, formatter_class=formatter)
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="gateway|model")
+    for name, benchmark in BENCHMARKS.items():
+        text = (benchmark.__doc__ or "").strip()
+        kind = kinds.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            epilog="\n".join(["keys of the result:", *(f"  {k:21} {v}" for k, v in benchmark.KEYS.items())]),
+            formatter_class=formatter,
+        )
+        kind.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
+        kind.add_argument("--full", action="store_true", help="measure for minutes, not for one")
+        for option, of in (("--rounds", int), ("--seconds", float), ("--samples", int)):
+            kind.add_argument(option, type=of, help=argparse.SUPPRESS)  # for a test that has no minute
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
