@@ -1,0 +1,119 @@
+"""AnnounceService: the instances' side. A lease outlives the stream, and the replica, that renews it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from registry_service import records, reports
+from registry_service.draft import Draft, update
+from registry_service.store import Store
+from stackmesh.errors import FailedPrecondition, InvalidField
+from stackmesh.registry.v1 import announce_service_pb2 as pb, resources_pb2
+from stackmesh.registry.v1.announce_service_pb2_grpc import AnnounceServiceServicer
+
+log = logging.getLogger(__name__)
+
+
+class Announce(AnnounceServiceServicer):
+    """`announced` is called when an instance has said something new."""
+
+    def __init__(self, store: Store, lease_ttl: float, announced: Callable[[], None]) -> None:
+        self._store = store
+        self._ttl = lease_ttl
+        self._announced = announced
+        self._writing = asyncio.Lock()  # our own instances need not race each other
+
+    async def Announce(
+        self, request_iterator: AsyncIterator[pb.AnnounceRequest], context: Any
+    ) -> AsyncGenerator[pb.AnnounceResponse]:
+        instance_id, lease = "", 0
+        async for request in request_iterator:
+            event = request.WhichOneof("event")
+            if (event == "hello") != (not instance_id):
+                raise InvalidField("hello", "is the first request of a stream, and only the first")
+            match event:
+                case "hello":
+                    lease, revision = await self._hello(request.hello)
+                    instance_id = request.hello.instance_id
+                case "served":
+                    revision = await self._served(instance_id, lease, request.served)
+                case "beat":
+                    revision = await self._beat(lease)
+                case "leave":
+                    revision = await self._leave(instance_id, lease)
+                case _:
+                    raise InvalidField("event", "is not set")
+            yield self._answer(lease, revision)
+            if event == "leave":
+                return
+
+    async def _hello(self, hello: pb.Hello) -> tuple[int, int]:
+        reports.check_hello(hello)
+        before, lease = await self._lease(hello)
+        instance = resources_pb2.Instance(
+            instance_id=hello.instance_id, address=hello.address, lease_id=lease, started_at=hello.started_at
+        )
+
+        def change(draft: Draft) -> None:
+            reports.write(draft, _copy(instance), hello.providers)
+
+        async with self._writing:
+            revision = await update(self._store, change)
+        if before not in (0, lease):
+            await self._store.revoke(before)
+        log.info("%s is here: %s, %d providers", hello.instance_id, hello.address, len(hello.providers))
+        self._announced()
+        return lease, revision
+
+    async def _lease(self, hello: pb.Hello) -> tuple[int, int]:
+        """The lease the instance's row has, and the one it shall have: the same one if the instance knows it."""
+        row = await self._store.get(records.instance_key(hello.instance_id))
+        before = row.lease if row is not None else 0
+        if before and before == hello.lease_id and await self._store.keep_alive(before):
+            return before, before
+        return before, await self._store.grant(self._ttl)
+
+    async def _served(self, instance_id: str, lease: int, report: pb.ServedReport) -> int:
+        reports.check_report(report)
+        if not await self._store.keep_alive(lease):
+            raise _forgotten(instance_id)
+
+        def change(draft: Draft) -> None:
+            instance = draft.instance(instance_id)
+            if instance is None or instance.lease_id != lease:
+                raise _forgotten(instance_id)
+            reports.write(draft, instance, [report])
+
+        async with self._writing:
+            revision = await update(self._store, change)
+        log.info("%s: %s serves %d", instance_id, report.provider_id, len(report.provider_resource_ids))
+        self._announced()
+        return revision
+
+    async def _beat(self, lease: int) -> int:
+        if not await self._store.keep_alive(lease):
+            raise _forgotten("the instance")
+        return 0
+
+    async def _leave(self, instance_id: str, lease: int) -> int:
+        await self._store.revoke(lease)
+        log.info("%s has left", instance_id)
+        return await self._store.revision()
+
+    def _answer(self, lease: int, revision: int) -> pb.AnnounceResponse:
+        answer = pb.AnnounceResponse(lease_id=lease, revision=revision)
+        answer.ttl.FromMilliseconds(round(self._ttl * 1000))
+        return answer
+
+
+def _forgotten(who: str) -> FailedPrecondition:
+    return FailedPrecondition(f"the lease of {who} has ended: say hello again")
+
+
+def _copy(instance: resources_pb2.Instance) -> resources_pb2.Instance:
+    copy = resources_pb2.Instance()
+    copy.CopyFrom(instance)
+    return copy
