@@ -39,8 +39,12 @@ P = TypeVar("P", bound=BaseModel)
 
 
 def provider_data(schema: type[P]) -> P | None:
-    """The caller's provider data, or None when there is none. Raises InvalidProviderData, which shows no value."""
-    raw = current().provider_data
+    """The caller's provider data, or None when there is none, or no caller: the process asks for itself.
+
+    Raises InvalidProviderData, which shows no value.
+    """
+    call = _current.get(None)
+    raw = call.provider_data if call is not None else None
     if raw is None:
         return None
     try:

@@ -1,0 +1,155 @@
+"""A provider on any server that speaks the OpenAI dialect. Adapters add where the server is, its key and its ways."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Any, Final, Self, TypeVar, cast
+
+from pydantic import AfterValidator, SecretStr
+
+from services.inference.providers import _openai_answer as answer, _openai_request as body
+from services.inference.providers._openai_errors import meaning
+from services.inference.providers._openai_http import Endpoint, Http, drain
+from services.inference.providers._openai_request import Body, Dialect
+from services.inference.providers._openai_sse import EventDecoder
+from services.inference.providers._openai_stream import ChatFold, CompletionFold, Fold
+from stackmesh import names
+from stackmesh.errors import InvalidField, MeshError, NotHosted
+from stackmesh.inference.v1 import inference_service_pb2 as pb
+from stackmesh.nearest import hint
+
+_LISTING_TTL: Final = 2.0
+"""Seconds a list of models is good for."""
+
+Chunk = TypeVar("Chunk")
+
+
+def _printable(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+        raise ValueError("must be printable ASCII without spaces, and not empty")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_printable)]
+"""A credential that fits into a header."""
+
+
+class OpenAICompatible:
+    """The methods of an InferenceProvider over one endpoint.
+
+    An adapter is a subclass: it says which endpoint and dialect, and overrides `key`.
+    """
+
+    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        self._http = Http(endpoint)
+        self._dialect = dialect
+        self._where = endpoint.host
+        self._listing = asyncio.Lock()
+        self._listed: tuple[float, str | None, Sequence[str]] = (0.0, None, ())
+
+    def key(self) -> str | None:
+        """The credential of the current call: the caller's, else the server's own. None: the server wants none."""
+        return None
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._http.__aexit__(*exc_info)
+
+    async def list_served(self) -> Sequence[str]:
+        """The ids of GET /models that can be registered; a listing is used again for 2 s."""
+        key = self.key()
+        async with self._listing:
+            until, asked_with, ids = self._listed
+            if time.monotonic() >= until or asked_with != key:
+                found = await self._http.get("/models", key)
+                with answer.sensible(self._where):
+                    ids = [str(model["id"]) for model in found["data"] if _can_be_registered(model["id"])]
+                self._listed = (time.monotonic() + _LISTING_TTL, key, ids)
+        return ids
+
+    async def resolve(self, name: str) -> str:
+        ids = await self.list_served()
+        if name not in ids:
+            raise NotHosted(f"{self._where} does not serve {name!r}; {hint(name, ids)}")
+        return name
+
+    async def completion(self, request: pb.CompletionRequest) -> pb.CompletionResponse:
+        asked = body.completion(request, self._dialect)
+        return answer.completion(await self._http.post("/completions", asked, self.key()), self._where)
+
+    async def stream_completion(self, request: pb.CompletionRequest) -> AsyncGenerator[pb.StreamCompletionResponse]:
+        asked = body.completion(request, self._dialect)
+        return await self._stream("/completions", asked, CompletionFold(self._where))
+
+    async def chat_completion(self, request: pb.ChatCompletionRequest) -> pb.ChatCompletionResponse:
+        asked = body.chat(request, self._dialect)
+        return answer.chat(await self._http.post("/chat/completions", asked, self.key()), self._where)
+
+    async def stream_chat_completion(
+        self, request: pb.ChatCompletionRequest
+    ) -> AsyncGenerator[pb.StreamChatCompletionResponse]:
+        asked = body.chat(request, self._dialect)
+        return await self._stream("/chat/completions", asked, ChatFold(self._where))
+
+    async def embeddings(self, request: pb.EmbeddingsRequest) -> pb.EmbeddingsResponse:
+        asked = body.embeddings(request)
+        found = await self._http.post("/embeddings", asked, self.key())
+        return answer.embeddings(found, len(request.contents), self._where)
+
+    async def _stream(self, path: str, asked: Body, fold: Fold[Chunk]) -> AsyncGenerator[Chunk]:
+        """The stream once its first event is here, so that what is wrong before it is raised from here.
+
+        The generator has then begun: closing it closes the connection even if nobody ever reads from it.
+        """
+        chunks = self._chunks(path, body.streamed(asked), self.key(), fold)
+        await anext(chunks)
+        return cast("AsyncGenerator[Chunk]", chunks)
+
+    async def _chunks(self, path: str, asked: Body, key: str | None, fold: Fold[Chunk]) -> AsyncGenerator[Chunk | None]:
+        """None when the first event is here, then the chunks."""
+        decoder = EventDecoder()
+        begun = False
+        async with self._http.stream(path, asked, key) as response:
+            while not decoder.done and (data := await response.content.readany()):
+                events = decoder.feed(data)
+                if not events:
+                    continue
+                with answer.sensible(self._where):
+                    chunks = list(fold.feed(events))
+                if fold.failure is not None and not chunks:
+                    raise self._failure(fold.failure, key)
+                if not begun:
+                    begun = True
+                    yield None
+                    for chunk in fold.start():
+                        yield chunk
+                for chunk in chunks:
+                    yield chunk
+                if fold.failure is not None:
+                    raise self._failure(fold.failure, key)
+            with answer.sensible(self._where):
+                chunks = list(fold.end())
+            for chunk in chunks:
+                yield chunk
+            await drain(response)
+
+    def _failure(self, event: Body, key: str | None) -> MeshError:
+        """The meaning of an error event. Its `code` is the status the server would have answered with."""
+        error: Any = event.get("error", event)
+        code: Any = error.get("code") if isinstance(error, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- JSON
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        return meaning(self._where, status, event, key=key)
+
+
+def _can_be_registered(name: object) -> bool:
+    try:
+        names.check_resource_name("", str(name))
+    except InvalidField:
+        return False
+    return True

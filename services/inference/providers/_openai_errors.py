@@ -1,0 +1,143 @@
+"""What a server of the OpenAI dialect means by its errors.
+
+The forms of its body: `{"error": {"message": ...}}` (OpenAI, vLLM, llama.cpp), `{"message": ...}` (vLLM before 0.10),
+`{"detail": ...}` (FastAPI). A backend's text is passed on clipped, without anything that looks like a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+from stackmesh.errors import (
+    BackendPermissionDenied,
+    BackendRejected,
+    BackendUnauthenticated,
+    BackendUnreachable,
+    ContextExceeded,
+    Internal,
+    MeshError,
+    NotServing,
+    RateLimited,
+    Timeout,
+    Unsupported,
+)
+
+TEXT_LIMIT: Final = 300
+"""Characters of a backend's text that are passed on."""
+_RETRY_LIMIT: Final = 86400.0
+
+_BY_STATUS: Final[Mapping[int, type[MeshError]]] = {
+    401: BackendUnauthenticated,
+    403: BackendPermissionDenied,
+    405: Unsupported,
+    408: Timeout,
+    501: Unsupported,
+    502: BackendUnreachable,
+    503: BackendUnreachable,
+    504: Timeout,
+}
+
+_KEY: Final = re.compile(r"(?i)\bbearer\s+\S+|\b(?:sk|pk|rk|hf|gsk|nvapi|fw|tgp|dapi|xai|key|token)[-_][\w*.-]{4,}")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def refusal(where: str, status: int, body: bytes, *, retry_after: str = "", key: str | None = None) -> MeshError:
+    """The error of an answer whose status is not 200. `where` names the backend, `key` is what must not be shown."""
+    return meaning(where, status, _json(body), retry_after=retry_after, key=key)
+
+
+def meaning(where: str, status: int, body: Any, *, retry_after: str = "", key: str | None = None) -> MeshError:
+    """As `refusal`, from the JSON of the answer, or of an error event inside a stream."""
+    error = _error(body)
+    text = _clean(_text(error), key)
+    said = f"{where} answered {status}" + (f": {text}" if text else "")
+    if status == 429:
+        return RateLimited(said, retry_after=_seconds(retry_after))
+    if status == 404:
+        absent = f"{said}; it does not offer this, or its url is wrong (most end in /v1)"
+        return NotServing(said) if _names_model(error) else Unsupported(absent)
+    if 300 <= status < 400:
+        return BackendUnreachable(f"{said}, a redirection; set url to where the backend really is")
+    if kind := _BY_STATUS.get(status):
+        return kind(said)
+    if 400 <= status < 500:
+        return _over_context(error) or BackendRejected(said)
+    return Internal(said)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        return None  # a proxy's page, as a rule: its text says nothing to a caller
+
+
+def _error(body: Any) -> Mapping[str, Any]:
+    """The object that describes the error, whichever form it has."""
+    if not isinstance(body, dict):
+        return {}
+    whole = cast("dict[str, Any]", body)
+    inner: Any = whole.get("error", whole)
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"message": inner}
+
+
+def _text(error: Mapping[str, Any]) -> str:
+    text: Any = error.get("message") or error.get("detail") or ""
+    return text if isinstance(text, str) else str(text)
+
+
+def _clean(text: str, key: str | None) -> str:
+    text = _UNPRINTABLE.sub(" ", text)
+    if key:
+        text = text.replace(key, "[redacted]")
+        if len(key) >= 8:  # some servers show its beginning and stars
+            text = re.sub(re.escape(key[:6]) + r"\S*", "[redacted]", text)
+    text = _KEY.sub("[redacted]", text).strip()
+    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 3] + "..."
+
+
+def _names_model(error: Mapping[str, Any]) -> bool:
+    return error.get("param") == "model" or error.get("code") == "model_not_found" or "model" in _text(error).lower()
+
+
+_CONTEXT: Final = re.compile(r"maximum context length is (\d+) tokens|context size \((\d+) tokens\)")
+_PROMPT: Final = re.compile(
+    r"(?:contains|has)(?: at least)? (\d+) input tokens"
+    r"|\((\d+) in the (?:messages|prompt)"
+    r"|resulted in (\d+) tokens"
+    r"|requested (\d+) tokens in the input"
+    r"|request \((\d+) tokens\)"
+)
+
+
+def _over_context(error: Mapping[str, Any]) -> ContextExceeded | None:
+    """ContextExceeded if the prompt alone is too long; a `max_tokens` that is too large is the backend's to explain."""
+    prompt, context = error.get("n_prompt_tokens"), error.get("n_ctx")  # llama.cpp
+    if not isinstance(prompt, int) or not isinstance(context, int):
+        prompt, context = _number(_PROMPT, _text(error)), _number(_CONTEXT, _text(error))  # vLLM, OpenAI
+    if prompt is None or context is None or prompt < context:
+        return None
+    return ContextExceeded(prompt, context)
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.search(text)
+    return int(next(filter(None, found.groups()))) if found else None
+
+
+def _seconds(retry_after: str) -> float | None:
+    """`Retry-After` is seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):  # absent, nonsense, or a date without a zone
+            return None
+    return max(0.0, min(seconds, _RETRY_LIMIT))

@@ -1,0 +1,232 @@
+"""HTTP to one server of the OpenAI dialect: a pool of connections, time limits, errors that keep their meaning."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from pydantic import AfterValidator
+from pydantic_core import from_json
+
+from services.inference.providers._openai_errors import refusal
+from stackmesh.errors import BackendUnreachable, Internal, QueueFull, Timeout
+
+_READ_BUFFER: Final = 64 * 1024
+"""Bytes after which a slow consumer's socket is no longer read (aiohttp stops at twice this)."""
+_ERROR_LIMIT: Final = 64 * 1024
+_KEEP_ALIVE: Final = 4.0
+"""Seconds a connection may idle. uvicorn, under vLLM, closes after 5: a request sent at that moment would be lost."""
+_LINGER: Final = 0.1
+_LISTING_TIMEOUT: Final = 4.0
+"""Seconds for the list of models, which costs a healthy server nothing."""
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:  # it is no number
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("must begin with http:// or https:// and name a host, for example http://localhost:8000/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must have no user, query or fragment; credentials have a field of their own")
+    return url.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+"""The root of an API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is and how patient to be with it."""
+
+    url: Url
+    connect_timeout: float
+    read_timeout: float
+    max_connections: int
+    tls_verify: bool
+
+    @property
+    def host(self) -> str:
+        """`host:port`, which is all of the URL that an error shows."""
+        parts = urlsplit(self.url)
+        return parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
+
+
+class Http:
+    """Requests to one endpoint. `async with` opens and closes the pool."""
+
+    _session: aiohttp.ClientSession
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        # aiohttp's own limit (100 connections) makes the 101st call wait without a bound, and the list of models with
+        # it. So the pool has none, and calls wait here.
+        self._slots = asyncio.Semaphore(endpoint.max_connections)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=self.endpoint.tls_verify),
+            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie would tie one caller to another
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self.endpoint.connect_timeout, sock_read=self.endpoint.read_timeout
+            ),
+            headers={"User-Agent": "stackmesh", "Accept-Encoding": "identity"},  # compression would hold tokens back
+            read_bufsize=_READ_BUFFER,
+            trace_configs=[_notice_reuse()],
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, key: str | None) -> Any:
+        """The JSON of a short answer. Silence is BackendUnreachable: nobody waits for a list."""
+        patience = min(_LISTING_TIMEOUT, self.endpoint.read_timeout)
+        timeout = aiohttp.ClientTimeout(total=patience)
+        try:
+            async with self._answer("GET", path, key, timeout=timeout) as response:
+                return await self._json(response)
+        except Timeout:
+            raise BackendUnreachable(f"{self.endpoint.host} did not answer within {patience:g} s") from None
+
+    async def post(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
+        """The JSON of an answer that comes as a whole."""
+        async with self.stream(path, body, key) as response:
+            return await self._json(response)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: Mapping[str, Any], key: str | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An answer whose body is yet to be read. Leaving the block before its end closes the connection at once.
+
+        Raises QueueFull when every connection stays busy for `connect_timeout`. What aiohttp raises while the body is
+        read becomes an error of ours too.
+        """
+        payload = json.dumps(body, ensure_ascii=False).encode()
+        async with self._slot():
+            async with self._answer("POST", path, key, data=payload) as response:
+                yield response
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncGenerator[None]:
+        try:
+            async with asyncio.timeout(self.endpoint.connect_timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            busy = f"all {self.endpoint.max_connections} connections to {self.endpoint.host} are busy"
+            raise QueueFull(busy, retry_after=1.0) from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, key: str | None, **options: Any
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            response = await self._send(method, self.endpoint.url + path, headers=headers, **options)
+            try:
+                if response.status != 200:
+                    raise await self._refusal(response, key)
+                yield response
+            finally:
+                response.close()  # keeps the connection if the answer was read to its end
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._failure(error) from None
+
+    async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+        """Send, and send again if a connection that had idled turned out to be closed: the server read nothing then.
+
+        llama.cpp, for one, closes after every stream without having said so.
+        """
+        attempt = _Attempt()
+        send = partial(self._session.request, method, url, allow_redirects=False, **options)
+        try:
+            return await send(trace_request_ctx=attempt)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not attempt.reused:
+                raise
+        return await send()
+
+    async def _refusal(self, response: aiohttp.ClientResponse, key: str | None) -> Exception:
+        body = bytearray()
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > _ERROR_LIMIT:
+                break
+        retry_after = response.headers.get("Retry-After", "")
+        return refusal(self.endpoint.host, response.status, bytes(body), retry_after=retry_after, key=key)
+
+    async def _json(self, response: aiohttp.ClientResponse) -> Any:
+        try:
+            return from_json(await response.read())
+        except ValueError:
+            raise Internal(f"{self.endpoint.host} answered with something that is not JSON") from None
+
+    def _failure(self, error: Exception) -> Exception:
+        host = self.endpoint.host
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return BackendUnreachable(
+                    f"{host} did not accept a connection within {self.endpoint.connect_timeout:g} s"
+                )
+            case TimeoutError():
+                return Timeout(f"{host} was silent for {self.endpoint.read_timeout:g} s")
+            case aiohttp.ClientSSLError():
+                return BackendUnreachable(f"{host} offers no TLS that can be trusted: {_reason(error)}")
+            case aiohttp.ClientConnectorError():
+                return BackendUnreachable(f"{host} cannot be reached: {_reason(error)}")
+            case aiohttp.ClientResponseError():
+                return BackendUnreachable(f"{host} does not speak HTTP as expected")
+            case _:
+                return BackendUnreachable(f"{host} closed the connection before its answer was complete")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    reused: bool = False
+    """Whether it went over a connection that had been used before."""
+
+
+def _notice_reuse() -> aiohttp.TraceConfig:
+    async def reused(_session: aiohttp.ClientSession, context: Any, _params: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    return trace
+
+
+def _reason(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known"
+    cause = error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    return os.strerror(cause.errno).lower() if cause.errno else "none of its addresses answers"
+
+
+async def drain(response: aiohttp.ClientResponse) -> None:
+    """Wait a moment for the end of an answer that has said all it had to, so that its connection can be used again."""
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_LINGER):
+            while await response.content.readany():
+                pass

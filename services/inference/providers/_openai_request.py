@@ -1,0 +1,240 @@
+"""Requests as bodies of the OpenAI dialect (https://platform.openai.com/docs/api-reference).
+
+Beyond OpenAI's own parameters, `top_k` and `repetition_penalty` are named as vLLM, TGI and the hosted servers of open
+models name them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from services.inference import texts
+from stackmesh.common.v1 import content_pb2
+from stackmesh.errors import InvalidField, Unsupported
+from stackmesh.inference.v1 import inference_service_pb2 as pb
+
+Body = dict[str, Any]
+_Strategy = pb.SamplingStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What servers do in their own ways, and what is taken when a request leaves it open."""
+
+    max_tokens: int | None
+    """For requests that set none. None: up to the context."""
+    grammar: Callable[[str], Mapping[str, Any]]
+    """The parameters that make the text follow a grammar. Raises Unsupported where there are none."""
+
+
+def completion(request: pb.CompletionRequest, dialect: Dialect) -> Body:
+    """The body for /completions."""
+    body: Body = {
+        "model": request.model_id,
+        "prompt": _text_only(request.content, "text completion"),
+        "max_tokens": None,  # said aloud: left out, it would be 16
+        **_sampling(request.sampling_params, dialect),
+        **_format(request, dialect),
+    }
+    if request.HasField("logprobs"):
+        body["logprobs"] = request.logprobs.top_k
+    return body
+
+
+def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
+    """The body for /chat/completions."""
+    body: Body = {
+        "model": request.model_id,
+        "messages": [_message(message) for message in request.messages],
+        **_sampling(request.sampling_params, dialect),
+        **_format(request, dialect),
+    }
+    if request.tools:
+        required = request.tool_choice == content_pb2.ToolChoice.TOOL_CHOICE_REQUIRED
+        body["tools"] = [_tool(tool) for tool in request.tools]
+        body["tool_choice"] = "required" if required else "auto"
+    if request.HasField("logprobs"):
+        body |= {"logprobs": True, "top_logprobs": request.logprobs.top_k}
+    return body
+
+
+def embeddings(request: pb.EmbeddingsRequest) -> Body:
+    """The body for /embeddings."""
+    return {
+        "model": request.model_id,
+        "input": [_text_only(content, "embedding") for content in request.contents],
+        "encoding_format": "float",
+    }
+
+
+def streamed(body: Body) -> Body:
+    """The same request, answered as a stream that ends with what was used."""
+    return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def tool_name(name: content_pb2.ToolName) -> str:
+    """A tool's name on the wire. A builtin tool is called as Llama models call it: `brave_search`."""
+    return content_pb2.BuiltinTool.Name(name.builtin)[13:].lower() if name.HasField("builtin") else name.custom
+
+
+def _sampling(params: pb.SamplingParams, dialect: Dialect) -> Body:
+    body: Body = {}
+    if most := params.max_tokens or dialect.max_tokens:
+        body["max_tokens"] = most
+    if params.HasField("repetition_penalty"):
+        body["repetition_penalty"] = params.repetition_penalty
+    if params.stop:
+        body["stop"] = list(params.stop)
+    if params.HasField("seed"):
+        body["seed"] = params.seed
+    if params.strategy == _Strategy.SAMPLING_STRATEGY_GREEDY:
+        return {**body, "temperature": 0.0}
+    if params.HasField("temperature"):
+        body["temperature"] = params.temperature
+    if params.HasField("top_p") and params.strategy != _Strategy.SAMPLING_STRATEGY_TOP_K:
+        body["top_p"] = params.top_p
+    if params.HasField("top_k") and params.strategy != _Strategy.SAMPLING_STRATEGY_TOP_P:
+        body["top_k"] = params.top_k
+    return body
+
+
+def _format(request: pb.CompletionRequest | pb.ChatCompletionRequest, dialect: Dialect) -> Mapping[str, Any]:
+    match request.response_format.WhichOneof("format"):
+        case "json_schema":
+            schema = _object(request.response_format.json_schema)
+            named = {"name": "response", "schema": schema, "strict": True}
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        case "grammar":
+            return dialect.grammar(request.response_format.grammar)
+        case None:
+            return {}
+
+
+def _message(message: content_pb2.Message) -> Body:
+    match message.WhichOneof("message"):
+        case "system":
+            return {"role": "system", "content": _content(message.system.content)}
+        case "user":
+            return {"role": "user", "content": _user_content(message.user)}
+        case "completion":
+            return _assistant(message.completion)
+        case "tool_response":
+            said = message.tool_response
+            return {"role": "tool", "tool_call_id": said.call_id, "content": _content(said.content)}
+        case None:
+            raise InvalidField("messages", "has a message without a role")
+
+
+def _user_content(user: content_pb2.UserMessage) -> str | list[Body]:
+    if not user.context.items:
+        return _content(user.content)
+    between = content_pb2.ContentItem(text="\n\n")
+    return _content(content_pb2.Content(items=[*user.context.items, between, *user.content.items]))
+
+
+def _assistant(said: content_pb2.CompletionMessage) -> Body:
+    body: Body = {"role": "assistant", "content": _content(said.content)}
+    if said.tool_calls:
+        body["content"] = body["content"] or None
+        body["tool_calls"] = [_call(call) for call in said.tool_calls]
+    return body
+
+
+def _call(call: content_pb2.ToolCall) -> Body:
+    arguments = json.dumps(_object(call.arguments), ensure_ascii=False)
+    return {
+        "id": call.call_id,
+        "type": "function",
+        "function": {"name": tool_name(call.tool_name), "arguments": arguments},
+    }
+
+
+def _tool(tool: content_pb2.ToolDefinition) -> Body:
+    function: Body = {"name": tool_name(tool.tool_name)}
+    if tool.HasField("description"):
+        function["description"] = tool.description
+    parameters = tool.parameters
+    function["parameters"] = {
+        "type": "object",
+        "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
+        "required": [name for name, p in parameters.items() if p.required or not p.HasField("required")],
+    }
+    return {"type": "function", "function": function}
+
+
+def _parameter(parameter: content_pb2.ToolParameter) -> Body:
+    body: Body = {"type": parameter.param_type}
+    if parameter.HasField("description"):
+        body["description"] = parameter.description
+    if parameter.HasField("default"):
+        body["default"] = _plain(parameter.default)
+    return body
+
+
+def _content(content: content_pb2.Content) -> str | list[Body]:
+    """One string where there is only text: many chat templates take nothing else."""
+    if not texts.has_image(content):
+        return texts.plain(content)
+    return [_part(item) for item in content.items]
+
+
+def _part(item: content_pb2.ContentItem) -> Body:
+    if item.HasField("image"):
+        return {"type": "image_url", "image_url": {"url": _image_url(item.image)}}
+    return {"type": "text", "text": item.text}
+
+
+_SIGNATURES: Final[Sequence[tuple[bytes, bytes, str]]] = (
+    (b"\x89PNG\r\n\x1a\n", b"", "image/png"),
+    (b"\xff\xd8\xff", b"", "image/jpeg"),
+    (b"RIFF", b"WEBP", "image/webp"),
+)
+
+
+def _image_url(image: content_pb2.Image) -> str:
+    if image.HasField("uri"):
+        return image.uri
+    for start, inside, mime_type in _SIGNATURES:
+        if image.data.startswith(start) and inside in image.data[8:12]:
+            return f"data:{mime_type};base64,{base64.b64encode(image.data).decode()}"
+    raise InvalidField("image.data", "is none of PNG, JPEG, WebP")
+
+
+def _text_only(content: content_pb2.Content, what: str) -> str:
+    if texts.has_image(content):
+        raise Unsupported(f"a server of this kind makes no {what} of an image")
+    return texts.plain(content)
+
+
+def _object(struct: Struct) -> Body:
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> Any:
+    """A value as JSON has it. A whole number is an int: `"minLength": 5.0` is refused by some servers."""
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return _number(value.number_value)
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return _object(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case _:
+            return None
+
+
+def _number(number: float) -> float:
+    if not math.isfinite(number):
+        raise InvalidField("request", "holds a number that JSON cannot say (NaN or infinity)")
+    return int(number) if number.is_integer() else number

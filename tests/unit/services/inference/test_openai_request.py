@@ -1,0 +1,173 @@
+"""Requests as the server sees them."""
+
+import base64
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from services.inference import texts
+from services.inference.providers import _openai_request as body
+from stackmesh.common.v1 import content_pb2
+from stackmesh.errors import InvalidField, Unsupported
+from stackmesh.inference.v1 import inference_service_pb2 as pb
+
+DIALECT = body.Dialect(max_tokens=None, grammar=lambda grammar: {"guide": grammar})
+PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
+
+
+def chat(dialect: body.Dialect = DIALECT, **fields: Any) -> dict[str, Any]:
+    request: dict[str, Any] = {"model_id": "m", "messages": [user("hi")], **fields}
+    return body.chat(json_format.ParseDict(request, pb.ChatCompletionRequest()), dialect)
+
+
+def user(*items: Any, **more: Any) -> dict[str, Any]:
+    return {"user": {"content": said(*items), **more}}
+
+
+def said(*items: Any) -> dict[str, Any]:
+    return {"items": [{"text": item} if isinstance(item, str) else {"image": item} for item in items]}
+
+
+def test_the_least_there_can_be() -> None:
+    assert chat() == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def test_a_conversation_with_a_tool() -> None:
+    call = {"call_id": "c1", "tool_name": {"builtin": "BUILTIN_TOOL_BRAVE_SEARCH"}, "arguments": {"query": "é"}}
+    messages = [
+        {"system": {"content": said("be ", "brief")}},
+        user("what?"),
+        {"completion": {"tool_calls": [call]}},
+        {"tool_response": {"call_id": "c1", "tool_name": {"custom": "x"}, "content": said("that")}},
+    ]
+    assert chat(messages=messages)["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "what?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "brave_search", "arguments": '{"query": "é"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "that"},
+    ]
+
+
+def test_context_is_read_before_content() -> None:
+    sent = chat(messages=[user("question", context=said("found"))])
+    assert sent["messages"] == [{"role": "user", "content": "found\n\nquestion"}]
+
+
+def test_images_keep_their_place() -> None:
+    inline = base64.b64encode(PNG).decode()
+    sent = chat(messages=[user("before", {"data": inline}, {"uri": "https://x/y.png"}, context=said("found"))])
+    assert sent["messages"][0]["content"] == [
+        {"type": "text", "text": "found"},
+        {"type": "text", "text": "\n\n"},
+        {"type": "text", "text": "before"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{inline}"}},
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "mime_type"), [(b"\xff\xd8\xff\xe0", "image/jpeg"), (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp")]
+)
+def test_an_image_says_its_kind(start: bytes, mime_type: str) -> None:
+    sent = chat(messages=[user({"data": base64.b64encode(start).decode()})])
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith(f"data:{mime_type};base64,")
+
+
+def test_an_image_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(InvalidField, match="PNG, JPEG, WebP"):
+        chat(messages=[user({"data": base64.b64encode(b"RIFFxxxxWAVE").decode()})])
+
+
+def test_tools_become_functions() -> None:
+    tool = {
+        "tool_name": {"custom": "weather"},
+        "description": "tells",
+        "parameters": {
+            "city": {"param_type": "string", "description": "where"},
+            "days": {"param_type": "integer", "required": False, "default": 3},
+        },
+    }
+    sent = chat(tools=[tool], tool_choice="TOOL_CHOICE_REQUIRED")
+    assert sent["tool_choice"] == "required"
+    function = sent["tools"][0]["function"]
+    assert function["name"] == "weather"
+    assert function["parameters"]["properties"] == {
+        "city": {"type": "string", "description": "where"},
+        "days": {"type": "integer", "default": 3},
+    }
+    assert function["parameters"]["required"] == ["city"]
+    assert chat(tools=[tool])["tool_choice"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, {}),
+        ({"temperature": 0.0, "top_p": 0.5, "top_k": 0}, {"temperature": 0.0, "top_p": 0.5, "top_k": 0}),
+        ({"strategy": "SAMPLING_STRATEGY_GREEDY", "temperature": 1.0, "top_p": 0.5}, {"temperature": 0.0}),
+        ({"strategy": "SAMPLING_STRATEGY_TOP_P", "top_p": 0.5, "top_k": 4}, {"top_p": 0.5}),
+        ({"strategy": "SAMPLING_STRATEGY_TOP_K", "top_p": 0.5, "top_k": 4}, {"top_k": 4}),
+        ({"max_tokens": 7, "repetition_penalty": 1.1}, {"max_tokens": 7, "repetition_penalty": 1.1}),
+        ({"max_tokens": 0}, {}),
+        ({"stop": ["a", "b"], "seed": 0}, {"stop": ["a", "b"], "seed": 0}),
+    ],
+)
+def test_sampling(params: dict[str, Any], expected: dict[str, Any]) -> None:
+    sent = chat(sampling_params=params)
+    assert {key: value for key, value in sent.items() if key not in ("model", "messages")} == expected
+
+
+def test_the_configured_max_tokens_is_taken_when_none_is_asked_for() -> None:
+    dialect = body.Dialect(max_tokens=64, grammar=DIALECT.grammar)
+    assert chat(dialect)["max_tokens"] == 64
+    assert chat(dialect, sampling_params={"max_tokens": 5})["max_tokens"] == 5
+
+
+def test_a_schema_keeps_its_whole_numbers() -> None:
+    schema = {"type": "array", "minItems": 1, "items": {"type": "number", "maximum": 2.5, "nullable": True, "x": None}}
+    sent = chat(response_format={"json_schema": schema})["response_format"]
+    assert sent == {"type": "json_schema", "json_schema": {"name": "response", "schema": schema, "strict": True}}
+    assert type(sent["json_schema"]["schema"]["minItems"]) is int
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_json_does_not_know_is_refused(number: float) -> None:
+    request = pb.ChatCompletionRequest(model_id="m")
+    request.response_format.json_schema["minimum"] = number
+    with pytest.raises(InvalidField, match="NaN"):
+        body.chat(request, DIALECT)
+
+
+def test_a_grammar_is_the_dialects() -> None:
+    assert chat(response_format={"grammar": "root ::= x"})["guide"] == "root ::= x"
+
+
+def test_logprobs() -> None:
+    sent = chat(logprobs={"top_k": 3})
+    assert (sent["logprobs"], sent["top_logprobs"]) == (True, 3)
+    request = pb.CompletionRequest(model_id="m", content=texts.content("x"), logprobs=pb.LogProbConfig())
+    assert body.completion(request, DIALECT)["logprobs"] == 0
+
+
+def test_a_completion_asks_for_all_there_is_room_for() -> None:
+    request = pb.CompletionRequest(model_id="m", content=texts.content("once"))
+    assert body.completion(request, DIALECT) == {"model": "m", "prompt": "once", "max_tokens": None}
+
+
+def test_only_chats_see() -> None:
+    picture = content_pb2.Content(items=[content_pb2.ContentItem(image=content_pb2.Image(data=PNG))])
+    with pytest.raises(Unsupported, match="image"):
+        body.completion(pb.CompletionRequest(model_id="m", content=picture), DIALECT)
+    with pytest.raises(Unsupported, match="image"):
+        body.embeddings(pb.EmbeddingsRequest(model_id="m", contents=[picture]))
+
+
+def test_a_stream_asks_for_its_usage() -> None:
+    assert body.streamed({"model": "m"}) == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
