@@ -46,12 +46,12 @@ KEYS: Final[Mapping[str, str]] = {
 }
 """Every key of the result and what it means."""
 
-PLAN: Final = Plan(rounds=5, samples=150, limit=60, seconds=0.8)
+PLAN: Final = Plan(rounds=9, samples=150, limit=60, seconds=0.45)
 FULL_PLAN: Final = Plan(rounds=21, samples=1000, limit=900, seconds=2.0)
 
 CONCURRENCY: Final = 16
 CHUNKS: Final = 100
-_TURNS: Final = 6
+_TURNS: Final = 2
 _WARM_UP_SECONDS: Final = 0.3
 _START_SECONDS: Final = 20.0
 _QUIET: Final = (0.9, 1.1)

@@ -14,11 +14,13 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from benchmarks import gateway, model
@@ -54,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     benchmark = BENCHMARKS[options.benchmark]
     plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
     plan = plan.but(rounds=options.rounds, seconds=options.seconds, samples=options.samples)
+    progress = Console(stderr=True)
     try:
-        result = asyncio.run(_measure(benchmark, plan))
+        with progress.status("starting") as status:
+            result = asyncio.run(_measure(benchmark, replace(plan, say=_teller(progress, status))))
     except BenchmarkError as error:
         print(f"benchmarks.run {options.benchmark}: {error}", file=sys.stderr)
         return 1
@@ -73,6 +77,18 @@ async def _measure(benchmark: Benchmark, plan: Plan) -> Result:
                 return await benchmark.measure(plan, Path(folder))
         except TimeoutError:
             raise BenchmarkError(f"did not end within {plan.limit:.0f} s; is the machine busy? try --full") from None
+
+
+def _teller(console: Console, status: Status) -> Callable[[str], None]:
+    """Shows how far it is: a terminal sees a line that changes, a log one line after the other."""
+
+    def say(text: str) -> None:
+        if console.is_terminal:
+            status.update(text)
+        else:
+            console.print(text)
+
+    return say
 
 
 def _print_table(name: str, result: Result, keys: Mapping[str, str]) -> None:

@@ -1,0 +1,107 @@
+"""The benchmarks in a short form. What they print is checked; how fast anything is, is not."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gateway, model
+from benchmarks.processes import BenchmarkError, running
+
+ROOT = Path(__file__).parents[2]
+
+PROMISED = {
+    "gateway": ("python.call_ratio", "python.chunk_ratio", "null.call_ratio", "ttft_added_ms_p50", "unstable"),
+    "model": ("tokens_per_s_ratio", "cancel_ms_p99", "up_to_first_token_s"),
+}
+MAY_BE_NEGATIVE = {"ttft_added_ms_p50", "cancel_ms_p99", "cancel_prompt_ms_p50", "cancel_decode_ms_p50"}
+"""Differences: on a busy machine a short run may measure less than nothing."""
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+
+
+def check_result(stdout: str, keys: Mapping[str, str]) -> dict[str, float]:
+    """One line, a flat JSON object with exactly these keys and sensible numbers."""
+    lines = stdout.splitlines()
+    assert len(lines) == 1
+    result = json.loads(lines[0])
+    assert list(result) == list(keys)
+    for key, value in result.items():
+        assert isinstance(value, bool | int | float), key
+        assert math.isfinite(value), key
+        assert isinstance(value, bool) or value > 0 or key in MAY_BE_NEGATIVE, key
+    return result
+
+
+def test_gateway_benchmark_prints_one_object():
+    run = bench("gateway", "--json", "--rounds", "1", "--seconds", "0.3", "--samples", "5")
+    assert run.returncode == 0, run.stderr
+    result = check_result(run.stdout, gateway.KEYS)
+    assert set(PROMISED["gateway"]) <= set(result)
+    assert result["rounds"] == 1
+    assert "round 1 of 1" in run.stderr
+
+
+def test_model_benchmark_prints_one_object():
+    run = bench("model", "--json", "--rounds", "1", "--samples", "2")
+    assert run.returncode == 0, run.stderr
+    result = check_result(run.stdout, model.KEYS)
+    assert set(PROMISED["model"]) <= set(result)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["", "{}", '{"a": 1}\n{"a": 1}', '{"a": NaN}', '{"a": 0}', '{"a": {"b": 1}}', '{"a": "1"}', '{"a": 1, "b": 1}'],
+)
+def test_the_check_sees_a_wrong_result(printed: str):
+    check_result('{"a": 1}', {"a": ""})
+    with pytest.raises((AssertionError, json.JSONDecodeError)):
+        check_result(printed, {"a": ""})
+
+
+def test_defaults_keep_the_promises():
+    assert gateway.PLAN.rounds >= 5
+    assert model.PLAN.rounds >= 7
+    assert gateway.PLAN.limit <= 60
+    assert model.PLAN.limit <= 60
+    assert len((ROOT / "benchmarks" / "bare_proxy.py").read_text().splitlines()) < 40
+
+
+@pytest.mark.parametrize("name", ["gateway", "model"])
+def test_help_explains_every_key(name: str):
+    run = bench(name, "--help")
+    keys = {"gateway": gateway.KEYS, "model": model.KEYS}[name]
+    assert run.returncode == 0
+    assert all(key in run.stdout for key in keys)
+    assert "--rounds" not in run.stdout
+
+
+def test_unknown_benchmark_names_the_known():
+    run = bench("gatway")
+    assert run.returncode == 2
+    assert "gateway" in run.stderr
+    assert run.stdout == ""
+
+
+async def test_a_process_that_fails_shows_its_log(tmp_path: Path):
+    async with running("child", "registry_service", "--config", "nowhere.yaml", folder=tmp_path, talks=True) as child:
+        with pytest.raises(BenchmarkError, match=r"child ended early; .*\n.*nowhere.yaml: cannot be read"):
+            await child.read_line()
+
+
+async def test_cpu_of_a_process_is_its_own(tmp_path: Path):
+    async with running("idle", "benchmarks.load", folder=tmp_path, talks=True) as idle:
+        before = idle.cpu_seconds
+        sum(i * i for i in range(2_000_000))
+        used = time.process_time()
+        assert idle.cpu_seconds - before < used
