@@ -117,7 +117,7 @@ class Service:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             if self.status.state is not State.STOPPING:
-                self._become(State.STOPPING)
+                self._become(State.STOPPING, text="")
             self._process.send_signal(number)
 
     @property

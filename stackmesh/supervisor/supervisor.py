@@ -34,6 +34,11 @@ class Supervisor:
         """Every service by name, as it is now."""
         return self._statuses
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked it to stop."""
+        return self._asked
+
     def add(self, service: Service) -> None:
         """Services are added in the order of need, and stopped in the reverse of it."""
         self._services.append(service)

@@ -270,4 +270,4 @@ async def test_they_would_not_without_their_input(tmp_path: Path) -> None:
 def test_only_what_has_providers_is_started(yaml: str, names: list[str]) -> None:
     wanted = commands(parse(yaml, {}, "test"), Path("mesh.yaml"))
     assert [command.name for command in wanted] == names
-    assert wanted[-1].argv[1:] == ("-m", "gateway", "--config", "mesh.yaml", "--end-with-stdin")
+    assert wanted[-1].argv[1:] == ("-P", "-m", "gateway", "--config", "mesh.yaml", "--end-with-stdin")

@@ -1,0 +1,68 @@
+"""What went wrong, in one line, and what to do next. Never a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from stackmesh import errors
+from stackmesh.config import ConfigError
+from stackmesh.supervisor.status import StartFailed
+
+INTERRUPTED: Final = 130
+
+_HINTS: Final[Mapping[type[errors.MeshError], str]] = {
+    errors.ResourceNotFound: "list what there is with: stackmesh get models",
+    errors.ProviderNotFound: "list the providers with: stackmesh get providers",
+    errors.NotHosted: "list the providers with: stackmesh get providers",
+    errors.NotServing: "see what is served, and why not, with: stackmesh get models",
+    errors.NoInstance: "see who is running with: stackmesh get providers",
+    errors.AmbiguousProvider: "choose one with --provider-id",
+    errors.ResourceExists: "to change it, remove it first with: stackmesh unregister model NAME",
+}
+
+
+@contextmanager
+def told(address: str | None = None) -> Generator[None]:
+    """Whatever is raised inside is told on stderr, and the command ends with code 1 (130: interrupted).
+
+    `address` is the gateway's, where one is called.
+    """
+    try:
+        yield
+    except errors.MeshError as error:
+        tell(error, address)
+    except (ConfigError, StartFailed) as error:
+        say_error(str(error))
+    except UnicodeError:
+        say_error("the text is not valid UTF-8")
+    except BrokenPipeError:
+        raise  # the reader has seen enough; typer ends quietly
+    except OSError as error:
+        say_error(f"{error.filename or 'the system'}: {error.strerror or error}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise typer.Exit(INTERRUPTED) from None
+    else:
+        return
+    raise typer.Exit(1)
+
+
+def tell(error: errors.MeshError, address: str | None) -> None:
+    """The error of a call, with a hint."""
+    if type(error) is errors.Unavailable and address is not None:  # with a reason it is the mesh's own
+        say_error(f"no gateway answers at {address}", "is the mesh up? start it with: stackmesh up")
+    else:
+        say_error(error.message, _HINTS.get(type(error)))
+
+
+def say_error(message: str, hint: str | None = None) -> None:
+    console = Console(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    if hint is not None:
+        console.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)

@@ -1,0 +1,54 @@
+"""stackmesh up: the whole mesh on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from stackmesh.cli.failures import told
+from stackmesh.config import Config, load
+from stackmesh.supervisor import Supervisor, commands, same_code, supervised
+from stackmesh.supervisor.view import View, view
+
+LOGS: Final = Path(".stackmesh/logs")
+
+
+def run(path: Path | None, environment: Mapping[str, str]) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    with told():
+        config = load(path, environment)
+        with view(Console()) as seen:
+            asyncio.run(_up(config, path, environment, seen))
+
+
+async def _up(config: Config, path: Path | None, environment: Mapping[str, str], seen: View) -> None:
+    async with supervised(commands(config, path), LOGS, same_code(environment), seen.show) as supervisor:
+        _obey_signals(supervisor, seen)
+        if await supervisor.ready():
+            seen.note(_welcome(config))
+            await supervisor.asked_to_stop()
+
+
+def _obey_signals(supervisor: Supervisor, seen: View) -> None:
+    loop = asyncio.get_running_loop()
+
+    def obey() -> None:
+        if supervisor.asked:
+            supervisor.kill()
+        else:
+            seen.note("stopping; once more to stop at once")
+            supervisor.ask_to_stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, obey)
+
+
+def _welcome(config: Config) -> str:
+    address = config.gateway.address
+    option = "" if address == "127.0.0.1:8321" else f" --address {address}"
+    return f"the mesh is up at {address}; talk to it with: stackmesh chat{option}"
