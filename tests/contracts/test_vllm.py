@@ -1,0 +1,116 @@
+"""remote::vllm satisfies the contract of inference providers, on a real backend that speaks its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, ClassVar
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from services.inference import texts
+from services.inference.providers._openai_http import Http
+from services.inference.providers.vllm import VLLM, VLLMConfig
+from stackmesh.inference.v1 import inference_service_pb2 as pb
+from tests.contracts.inference_provider import (
+    InferenceProviderContract,
+    Subject,
+    check_closed_decoding,
+    greedy,
+    stopped,
+)
+from tests.fakes.llamacpp_server import CONTEXT_TOKENS, MODEL, llamacpp_server
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONNECTIONS = 4
+SILENT = (
+    "llama.cpp's server does not see that its client has gone until it has something to send; that the connection is "
+    "closed at once is shown in tests/unit/services/inference/test_openai.py"
+)
+
+
+def subject_of(provider: VLLM, root: str, watcher: aiohttp.ClientSession) -> Subject:
+    async def working() -> int:
+        async with watcher.get(f"{root}/slots") as response:
+            return sum(slot["is_processing"] for slot in await response.json())
+
+    emoji = pb.CompletionRequest(model_id=MODEL, content=texts.content("😀🎉🚀" * 3), sampling_params=greedy(12))
+    return Subject(provider, MODEL, CONTEXT_TOKENS, working, places=CONNECTIONS, unicode=emoji)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def root() -> AsyncGenerator[str]:
+    async with llamacpp_server() as url:
+        yield url
+
+
+@asynccontextmanager
+async def opened(root: str, http: type[Http] = Http) -> AsyncGenerator[Subject]:
+    provider = VLLM(VLLMConfig(url=f"{root}/v1", max_connections=CONNECTIONS, connect_timeout=0.5))
+    provider._http = http(provider._http.endpoint)
+    async with provider, aiohttp.ClientSession() as watcher:
+        yield subject_of(provider, root, watcher)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(root: str) -> AsyncGenerator[Subject]:
+    async with opened(root) as subject:
+        yield subject
+
+
+class TestVLLM(InferenceProviderContract):
+    exempt: ClassVar[Mapping[str, str]] = {
+        "test_pictures_are_unsupported": "vLLM serves models that see; whether this one does, only it can say",
+        "test_tools_are_unsupported": "vLLM calls tools",
+        "test_bad_grammar_is_refused_by_the_await": "llama.cpp ignores vLLM's parameter for grammars",
+        "test_cancelled_while_its_prompt_is_read": SILENT,
+        "test_unary_call_cancelled": SILENT,
+        "test_consumer_cancelled": SILENT,
+        "test_full_queue_is_refused_with_a_delay": SILENT,
+    }
+
+    @pytest.fixture
+    def subject(self, shared: Subject) -> Subject:
+        return shared
+
+
+class Held(Http):
+    """The planted bug: the response is never closed."""
+
+    held: ClassVar[list[Any]] = []
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: Any, key: str | None) -> AsyncGenerator[Any]:
+        opening = Http.stream(self, path, body, key)
+        self.held.append(opening)
+        yield await opening.__aenter__()
+
+
+async def test_the_stopping_check_sees_a_backend_that_goes_on(root: str) -> None:
+    async with opened(root, Held) as subject:
+        with pytest.raises(pytest.fail.Exception, match="has stopped"):
+            await check_closed_decoding(subject)
+        for opening in Held.held:
+            await opening.__aexit__(None, None, None)
+        await stopped(subject)
+
+
+async def test_a_schema_is_followed(shared: Subject) -> None:
+    request = shared.chat("Where is Oslo?", max_tokens=64)
+    schema = {"type": "object", "properties": {"n": {"enum": [42]}}, "required": ["n"]}
+    request.response_format.json_schema.update(schema)
+    answer = await shared.provider.chat_completion(request)
+    assert texts.plain(answer.completion_message.content).replace(" ", "").replace("\n", "") == '{"n":42}'
+
+
+async def test_logprobs_come_with_each_token(shared: Subject) -> None:
+    request = shared.chat(max_tokens=4)
+    request.logprobs.top_k = 2
+    async with aclosing(await shared.provider.stream_chat_completion(request)) as chunks:
+        streamed = [entry for chunk in [chunk async for chunk in chunks] for entry in chunk.event.logprobs]
+    whole = (await shared.provider.chat_completion(request)).logprobs
+    assert len(streamed) == len(whole) == 4
+    assert all(entry.logprobs_by_token and max(entry.logprobs_by_token.values()) <= 0 for entry in [*streamed, *whole])
