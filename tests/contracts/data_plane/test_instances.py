@@ -1,0 +1,184 @@
+"""Instances come, leave and die; the streams of the others do not notice."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.contracts.data_plane import conformance as api
+from tests.contracts.data_plane.backend import Backend
+from tests.contracts.data_plane.mesh import Doomed, Mesh, called, until, until_answered
+
+pytestmark = pytest.mark.gateway
+
+
+def named(what: str) -> str:
+    return f"{what}-{uuid.uuid4().hex[:8]}"
+
+
+async def spread(mesh: Mesh, model: str, wanted: int) -> None:
+    """Wait until calls reach this many instances."""
+    reached: set[str] = set()
+    async with asyncio.timeout(10):
+        while len(reached) < wanted:
+            slow = api.request(model, delay_ms=30)
+            answers = await asyncio.gather(*(until_answered(partial(mesh.client.unary, slow)) for _ in range(4)))
+            reached = {answer.instance_id for answer in answers}
+
+
+async def streams(mesh: Mesh, count: int, message: Any) -> dict[str, list[Any]]:
+    """Open streams, each with its first message read, by the instance that serves them."""
+    found: dict[str, list[Any]] = {}
+    for _ in range(count):
+        call = mesh.client.server_stream(message)
+        found.setdefault((await call.read()).instance_id, []).append(call)
+    return found
+
+
+async def ended(call: Any) -> grpc.StatusCode:
+    """How the stream ends, once all that was sent is read."""
+    with pytest.raises(grpc.aio.AioRpcError):
+        await _drain(call)
+    return await call.code()
+
+
+async def _drain(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def answered(mesh: Mesh, model: str, calls: int) -> set[str]:
+    """Who answers now. Every call is answered."""
+    return {(await mesh.client.unary(api.request(model))).instance_id for _ in range(calls)}
+
+
+async def test_instance_that_joins_is_used(mesh: Mesh):
+    provider, model = named("joining"), named("model")
+    async with mesh.joined(named("first"), provider, model):
+        await mesh.register(model, provider_id=provider)
+        await spread(mesh, model, 1)
+        async with mesh.joined(named("second"), provider, model):
+            await spread(mesh, model, 2)
+
+
+async def test_instance_that_leaves_finishes_its_streams(mesh: Mesh):
+    provider, model = named("leaving"), named("model")
+    async with mesh.joined(named("stays"), provider, model) as stays, AsyncExitStack() as stack:
+        leaves = await stack.enter_async_context(mesh.joined(named("leaves"), provider, model))
+        await mesh.register(model, provider_id=provider)
+        await spread(mesh, model, 2)
+        held = await streams(mesh, 6, api.request(model, messages=3, hold_after=1))
+        leaving = asyncio.create_task(stack.aclose())
+        async with asyncio.timeout(10):
+            while await answered(mesh, model, 5) != {stays.instance_id}:
+                pass  # every call is answered meanwhile, or this raises
+        assert await answered(mesh, model, 20) == {stays.instance_id}
+        assert not leaving.done()
+        for backend in (leaves, stays):
+            backend.released.set()
+            for call in held[backend.instance_id]:
+                assert [(await call.read()).index for _ in range(2)] == [1, 2]
+                assert await call.read() is grpc.aio.EOF
+                assert await call.code() is grpc.StatusCode.OK
+        await leaving
+
+
+async def test_last_instance_that_leaves_leaves_a_reason(mesh: Mesh):
+    provider, model = named("leaving"), named("model")
+    async with mesh.joined(named("last"), provider, model):
+        await mesh.register(model, provider_id=provider)
+        await spread(mesh, model, 1)
+    codes: list[grpc.StatusCode] = []
+
+    async def gone() -> bool:
+        codes.append(await mesh.client.unary(api.request(model)).code())
+        return codes[-1] is grpc.StatusCode.FAILED_PRECONDITION
+
+    async with asyncio.timeout(10):
+        while not await gone():
+            assert codes[-1] is grpc.StatusCode.UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    model: str
+    victim_id: str
+    victim: Doomed
+    survivor: Backend
+
+    async def victim_has(self, call_id: str) -> bool:
+        """Wait until one of the two has the call; whether it is the victim."""
+        watch = asyncio.create_task(self.victim.saw(call_id))
+        await until(lambda: watch.done() or self.survivor.of(call_id))
+        found = watch.done()
+        watch.cancel()
+        return found
+
+
+@asynccontextmanager
+async def doomed(mesh: Mesh) -> AsyncGenerator[Pair]:
+    """A model with two instances, one of which will be killed."""
+    provider, model, victim_id = named("mortal"), named("model"), named("victim")
+    async with mesh.joined(named("survivor"), provider, model) as survivor:
+        async with mesh.joined_process(victim_id, provider, model) as victim:
+            await mesh.register(model, provider_id=provider)
+            await spread(mesh, model, 2)
+            yield Pair(model, victim_id, victim, survivor)
+
+
+async def test_killed_instance_fails_its_own_streams_only(mesh: Mesh):
+    async with doomed(mesh) as pair:
+        open_streams = await streams(mesh, 6, api.request(pair.model, messages=100_000, delay_ms=2))
+        await pair.victim.kill()
+        for call in open_streams[pair.victim_id]:
+            assert await ended(call) is grpc.StatusCode.UNAVAILABLE
+        for call in open_streams[pair.survivor.instance_id]:
+            assert [(await call.read()).index for _ in range(100)] == list(range(1, 101))
+            call.cancel()
+
+
+async def in_flight(mesh: Mesh, pair: Pair, method: str) -> tuple[str, Any]:
+    """A call that the victim has and has not answered."""
+    message = api.request(pair.model, delay_ms=2000)
+    others: list[Any] = []
+    while True:
+        call_id, metadata = called()
+        call = mesh.client.unary(message, method=method, metadata=metadata)
+        if await pair.victim_has(call_id):
+            for other in others:
+                other.cancel()
+            return call_id, call
+        others.append(call)
+
+
+async def test_call_that_was_processed_is_not_repeated(mesh: Mesh):
+    async with doomed(mesh) as pair:
+        call_id, call = await in_flight(mesh, pair, api.UNARY)
+        await pair.victim.kill()
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        await mesh.client.unary(api.request(pair.model))
+        assert pair.survivor.of(call_id) == []
+
+
+async def test_idempotent_call_is_repeated_elsewhere(mesh: Mesh):
+    async with doomed(mesh) as pair:
+        call_id, call = await in_flight(mesh, pair, api.IDEMPOTENT_UNARY)
+        await pair.victim.kill()
+        assert (await call).instance_id == pair.survivor.instance_id
+        assert len(pair.survivor.of(call_id)) == 1
+
+
+async def test_call_that_was_never_processed_is_repeated_elsewhere(mesh: Mesh):
+    """The dead instance is still registered: its lease has not ended."""
+    async with doomed(mesh) as pair:
+        await pair.victim.kill()
+        calls: Sequence[Any] = [mesh.client.unary(api.request(pair.model)) for _ in range(20)]
+        answers = await asyncio.gather(*calls)
+        assert {answer.instance_id for answer in answers} == {pair.survivor.instance_id}
+        assert await answered(mesh, pair.model, 20) == {pair.survivor.instance_id}
