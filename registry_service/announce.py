@@ -30,7 +30,8 @@ class Announce(AnnounceServiceServicer):
         self, request_iterator: AsyncIterator[pb.AnnounceRequest], context: Any
     ) -> AsyncGenerator[pb.AnnounceResponse]:
         instance_id, lease = "", 0
-        async for request in request_iterator:
+        requests = aiter(request_iterator)
+        while (request := await self._next(requests)) is not None:
             event = request.WhichOneof("event")
             if (event == "hello") != (not instance_id):
                 raise InvalidField("hello", "is the first request of a stream, and only the first")
@@ -49,6 +50,14 @@ class Announce(AnnounceServiceServicer):
             yield self._answer(lease, revision)
             if event == "leave":
                 return
+
+    async def _next(self, requests: AsyncIterator[pb.AnnounceRequest]) -> pb.AnnounceRequest | None:
+        """The next request; None at the end. Who is silent for so long has no lease any more."""
+        try:
+            async with asyncio.timeout(self._ttl):
+                return await anext(requests, None)
+        except TimeoutError:
+            raise FailedPrecondition(f"nothing was heard for {self._ttl:g} s: say hello again") from None
 
     async def _hello(self, hello: pb.Hello) -> tuple[int, int]:
         reports.check_hello(hello)

@@ -17,7 +17,7 @@ from stackmesh.routes import Api
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 20
+ATTEMPTS: Final = 10
 
 
 class Draft:
@@ -81,7 +81,7 @@ async def update(store: Store, change: Callable[[Draft], None]) -> int:
 
     Returns the revision that holds it. Raises Conflict when that happens too often, and what `change` raises.
     """
-    backoff = Backoff(first=0.01, limit=0.5)
+    backoff = Backoff(first=0.01, limit=0.2)
     for _ in range(ATTEMPTS - 1):
         try:
             return await _attempt(store, change)

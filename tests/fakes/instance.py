@@ -32,6 +32,7 @@ class FakeProvider:
         self.fails: MeshError | None = None
         self.hangs = False
         self.asked: list[str] = []
+        self.requests: list[Any] = []
 
     def report(self, provider_id: str, problem: str = "") -> pb.ServedReport:
         return pb.ServedReport(
@@ -56,6 +57,7 @@ class FakeInstance(provider_service_pb2_grpc.ProviderServiceServicer):
     async def Resolve(self, request: Any, context: Any) -> Any:
         provider = self.providers[request.provider_id]
         provider.asked.append(request.provider_resource_id)
+        provider.requests.append(request)
         if provider.hangs:
             await asyncio.Event().wait()
         if provider.fails is not None:

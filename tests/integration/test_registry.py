@@ -488,6 +488,16 @@ async def test_a_report_after_the_lease_has_ended_ends_the_stream(registry, disk
         assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_a_silent_stream_is_not_kept(tmp_path):
+    text = "version: 1\nregistry: {address: '127.0.0.1:0', lease_ttl: 0.2}"
+    async with running(parse(text, {}, "test.yaml"), SqliteStore(tmp_path / "r.db")) as listener:
+        async with internal_channel(listener.address) as channel:
+            instance = fakes.FakeInstance("127.0.0.1:1", {}, "i")
+            await instance.announce(channel)
+            with pytest.raises(grpc.aio.AioRpcError, match=r"nothing was heard for 0.2 s"):
+                await instance.stream.read()
+
+
 async def test_a_broken_stream_does_not_end_the_lease(registry):
     async with registry.instance({"local": FakeProvider(LLAMA)}, "i") as instance:
         lease, revision = instance.lease_id, await registry.revision()
