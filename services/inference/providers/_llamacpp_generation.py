@@ -14,6 +14,10 @@ from stackmesh.errors import BackendRejected
 
 Handle = Callable[[Message, Callback], None]
 
+_LAYOUT: Message = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""How JSON is laid out (an extension of llguidance, which llama.cpp uses). A small model that may write white space
+where it likes often never stops."""
+
 _xllamacpp: Any = xllamacpp  # a compiled module without types
 
 
@@ -31,7 +35,7 @@ def generation(server: LlamaServer, handle: Handle, body: Message, schema: Messa
 
 
 def _json_grammar(server: LlamaServer, schema: Message) -> str:
-    grammar: str = _xllamacpp.json_schema_to_grammar(schema)
+    grammar: str = _xllamacpp.json_schema_to_grammar({"x-guidance": _LAYOUT, **schema})
     if not _enforced(server, grammar):
         raise BackendRejected("response_format.json_schema: llama.cpp can make no grammar of it")
     return grammar
