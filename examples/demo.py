@@ -122,11 +122,9 @@ class _Way:
     async def first_token(self, request: ChatCompletionRequest) -> float:
         """Milliseconds until it came. The rest is waited for, so that the next call finds the model idle."""
         began = time.perf_counter()
-        came: list[float] = []
+        call = self.stub.StreamChatCompletion(request, metadata=self.metadata, timeout=CALL_LIMIT)
         try:
-            async for chunk in self.stub.StreamChatCompletion(request, metadata=self.metadata, timeout=CALL_LIMIT):
-                if chunk.event.text:
-                    came.append(time.perf_counter())
+            came = [time.perf_counter() async for chunk in call if chunk.event.text]
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
         if not came:

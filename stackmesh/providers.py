@@ -62,12 +62,21 @@ def kind_of(provider_type: str, kinds: Kinds, where: str) -> type[Provider]:
 def check_providers(
     configs: Iterable[ProviderConfig], kinds: Kinds, api: str
 ) -> Mapping[str, tuple[type[Provider], Frozen]]:
-    """Each provider's class and validated configuration, by provider_id. Raises ConfigError, opens nothing."""
+    """Each provider's class and validated configuration, by provider_id. Opens nothing.
+
+    Raises ConfigError with the problems of all of them.
+    """
     checked: dict[str, tuple[type[Provider], Frozen]] = {}
+    problems: list[str] = []
     for index, config in enumerate(configs):
         where = f"providers.{api}[{index}]"
-        kind = kind_of(config.provider_type, kinds, f"{where}.provider_type")
-        checked[config.provider_id] = (kind, validate(kind.Config, config.config, f"{where}.config"))
+        try:
+            kind = kind_of(config.provider_type, kinds, f"{where}.provider_type")
+            checked[config.provider_id] = (kind, validate(kind.Config, config.config, f"{where}.config"))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     return checked
 
 

@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToJson
 from stackmesh.cli.failures import tell, told
 from stackmesh.client import Client, assistant, system, user
 from stackmesh.common.v1.content_pb2 import Message
-from stackmesh.errors import InvalidField, MeshError
+from stackmesh.errors import FailedPrecondition, MeshError
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 
 _LIST_TIMEOUT = 10.0
@@ -108,12 +108,12 @@ def _converse(runner: asyncio.Runner, conversation: Conversation, address: str) 
 
 
 async def _only_model(client: Client) -> str:
-    """The model there is. Raises InvalidField naming them when there are several, or none."""
+    """The model there is. Raises FailedPrecondition naming them when there are several, or none."""
     listing = client.with_options(timeout=_LIST_TIMEOUT).models.list()
     names = [model.identifier async for model in listing]
     if len(names) == 1:
         return names[0]
     if not names:
-        raise InvalidField("--model", "cannot be left out: no model is registered yet")
+        raise FailedPrecondition("no model is registered yet")
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    raise InvalidField("--model", f"says which of {len(names)} models: {shown}")
+    raise FailedPrecondition(f"there are {len(names)} models, choose one with --model: {shown}")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from stackmesh.config import parse
 from stackmesh.supervisor import Command, StartFailed, State, Status, Supervisor, commands, supervised
+from tests.waiting import until
 
 PROGRAM = """
     import os, pathlib, signal, socket, sys, time
@@ -79,12 +79,6 @@ class Bench:
 def bench(tmp_path, monkeypatch) -> Bench:
     monkeypatch.chdir(tmp_path)
     return Bench(tmp_path)
-
-
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- what is waited for happens in other processes
-            await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
