@@ -48,7 +48,7 @@ class OpenAICompatible:
         self._dialect = dialect
         self._where = endpoint.host
         self._listing = asyncio.Lock()
-        self._listed: tuple[float, str | None, Sequence[str]] = (0.0, None, ())
+        self._listed: tuple[float, str | None, Sequence[str] | MeshError] = (0.0, None, ())
 
     def key(self) -> str | None:
         """The credential of the current call: the caller's, else the server's own. None: the server wants none."""
@@ -62,16 +62,24 @@ class OpenAICompatible:
         await self._http.__aexit__(*exc_info)
 
     async def list_served(self) -> Sequence[str]:
-        """The ids of GET /models that can be registered; a listing is used again for 2 s."""
+        """The ids of GET /models that can be registered. What was found, or failed, holds for 2 s."""
         key = self.key()
         async with self._listing:
-            until, asked_with, ids = self._listed
+            until, asked_with, found = self._listed
             if time.monotonic() >= until or asked_with != key:
-                found = await self._http.get("/models", key)
-                with answer.sensible(self._where):
-                    ids = [str(model["id"]) for model in found["data"] if _can_be_registered(model["id"])]
-                self._listed = (time.monotonic() + _LISTING_TTL, key, ids)
-        return ids
+                found = await self._ask_for_models(key)
+                self._listed = (time.monotonic() + _LISTING_TTL, key, found)
+        if isinstance(found, MeshError):
+            raise found
+        return found
+
+    async def _ask_for_models(self, key: str | None) -> Sequence[str] | MeshError:
+        try:
+            found = await self._http.get("/models", key)
+            with answer.sensible(self._where):
+                return [str(model["id"]) for model in found["data"] if _can_be_registered(model["id"])]
+        except MeshError as error:
+            return error
 
     async def resolve(self, name: str) -> str:
         ids = await self.list_served()
@@ -121,7 +129,7 @@ class OpenAICompatible:
                 if not events:
                     continue
                 with answer.sensible(self._where):
-                    chunks = list(fold.feed(events))
+                    chunks = fold.feed(events)
                 if fold.failure is not None and not chunks:
                     raise self._failure(fold.failure, key)
                 if not begun:

@@ -27,7 +27,7 @@ _KEEP_ALIVE: Final = 4.0
 """Seconds a connection may idle. uvicorn, under vLLM, closes after 5: a request sent at that moment would be lost."""
 _LINGER: Final = 0.1
 _LISTING_TIMEOUT: Final = 4.0
-"""Seconds for the list of models, which costs a healthy server nothing."""
+"""Seconds of silence before the list of models, which costs a healthy server nothing."""
 
 
 def _check_url(url: str) -> str:
@@ -79,9 +79,6 @@ class Http:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=self.endpoint.tls_verify),
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie would tie one caller to another
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self.endpoint.connect_timeout, sock_read=self.endpoint.read_timeout
-            ),
             headers={"User-Agent": "stackmesh", "Accept-Encoding": "identity"},  # compression would hold tokens back
             read_bufsize=_READ_BUFFER,
             trace_configs=[_notice_reuse()],
@@ -93,13 +90,13 @@ class Http:
 
     async def get(self, path: str, key: str | None) -> Any:
         """The JSON of a short answer. Silence is BackendUnreachable: nobody waits for a list."""
-        patience = min(_LISTING_TIMEOUT, self.endpoint.read_timeout)
-        timeout = aiohttp.ClientTimeout(total=patience)
         try:
-            async with self._answer("GET", path, key, timeout=timeout) as response:
+            async with self._answer(
+                "GET", path, key, silence=min(_LISTING_TIMEOUT, self.endpoint.read_timeout)
+            ) as response:
                 return await self._json(response)
-        except Timeout:
-            raise BackendUnreachable(f"{self.endpoint.host} did not answer within {patience:g} s") from None
+        except Timeout as error:
+            raise BackendUnreachable(error.message) from None
 
     async def post(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
         """The JSON of an answer that comes as a whole."""
@@ -117,7 +114,7 @@ class Http:
         """
         payload = json.dumps(body, ensure_ascii=False).encode()
         async with self._slot():
-            async with self._answer("POST", path, key, data=payload) as response:
+            async with self._answer("POST", path, key, self.endpoint.read_timeout, payload) as response:
                 yield response
 
     @asynccontextmanager
@@ -135,13 +132,20 @@ class Http:
 
     @asynccontextmanager
     async def _answer(
-        self, method: str, path: str, key: str | None, **options: Any
+        self, method: str, path: str, key: str | None, silence: float, payload: bytes | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """An answer whose status is 200, or the error it is. `silence` is how many seconds of it are borne."""
         headers = {"Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         try:
-            response = await self._send(method, self.endpoint.url + path, headers=headers, **options)
+            response = await self._send(
+                method,
+                self.endpoint.url + path,
+                headers=headers,
+                data=payload,
+                timeout=aiohttp.ClientTimeout(connect=self.endpoint.connect_timeout, sock_read=silence),
+            )
             try:
                 if response.status != 200:
                     raise await self._refusal(response, key)
@@ -149,7 +153,7 @@ class Http:
             finally:
                 response.close()  # keeps the connection if the answer was read to its end
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(error) from None
+            raise self._failure(error, silence) from None
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
         """Send, and send again if a connection that had idled turned out to be closed: the server read nothing then.
@@ -180,7 +184,7 @@ class Http:
         except ValueError:
             raise Internal(f"{self.endpoint.host} answered with something that is not JSON") from None
 
-    def _failure(self, error: Exception) -> Exception:
+    def _failure(self, error: Exception, silence: float) -> Exception:
         host = self.endpoint.host
         match error:
             case aiohttp.ConnectionTimeoutError():
@@ -188,7 +192,7 @@ class Http:
                     f"{host} did not accept a connection within {self.endpoint.connect_timeout:g} s"
                 )
             case TimeoutError():
-                return Timeout(f"{host} was silent for {self.endpoint.read_timeout:g} s")
+                return Timeout(f"{host} was silent for {silence:g} s")
             case aiohttp.ClientSSLError():
                 return BackendUnreachable(f"{host} offers no TLS that can be trusted: {_reason(error)}")
             case aiohttp.ClientConnectorError():

@@ -38,7 +38,7 @@ class Fold(Protocol, Generic[Chunk_co]):
         """What precedes the first chunk."""
         ...
 
-    def feed(self, events: Sequence[Json]) -> Iterable[Chunk_co]:
+    def feed(self, events: Sequence[Json]) -> Sequence[Chunk_co]:
         """What the events of one read have brought."""
         ...
 
@@ -65,10 +65,11 @@ class _Ending:
         """The event's choice, the rest of it noted. None for an event that has none: usage, or an error."""
         if counted := event.get("usage"):
             self._usage = counted
+        if event.get("error") or event.get("object") == "error":
+            self.failure = event
+            return None
         choices = event.get("choices")
         if not choices:
-            if "error" in event or event.get("object") == "error":
-                self.failure = event
             return None
         choice: Json = choices[0]
         if reason := choice.get("finish_reason"):
@@ -101,7 +102,7 @@ class CompletionFold:
     def start(self) -> Iterable[pb.StreamCompletionResponse]:
         return ()
 
-    def feed(self, events: Sequence[Json]) -> Iterable[pb.StreamCompletionResponse]:
+    def feed(self, events: Sequence[Json]) -> Sequence[pb.StreamCompletionResponse]:
         said: list[str] = []
         for event in events:
             choice = self._ending.choice_of(event)
@@ -112,9 +113,10 @@ class CompletionFold:
                 self._ending.count()
             if found := choice.get("logprobs"):
                 self._logprobs += answer.logprobs(found)
-        if said:
-            yield pb.StreamCompletionResponse(delta="".join(said), logprobs=self._logprobs)
-            self._logprobs = []
+        if not said:
+            return ()
+        logprobs, self._logprobs = self._logprobs, []
+        return (pb.StreamCompletionResponse(delta="".join(said), logprobs=logprobs),)
 
     def end(self) -> Iterable[pb.StreamCompletionResponse]:
         reason = self._ending.stop_reason()
@@ -137,28 +139,30 @@ class ChatFold:
     def start(self) -> Iterable[pb.StreamChatCompletionResponse]:
         return (_START,)
 
-    def feed(self, events: Sequence[Json]) -> Iterable[pb.StreamChatCompletionResponse]:
+    def feed(self, events: Sequence[Json]) -> Sequence[pb.StreamChatCompletionResponse]:
+        chunks: list[pb.StreamChatCompletionResponse] = []
         for event in events:
             choice = self._ending.choice_of(event)
             if choice is None:
                 continue
             delta = choice["delta"]
             if text := delta.get("content"):
-                yield from self._wrapped(self._calls.flush())
+                chunks += map(_tool_chunk, self._calls.flush())
                 self._said.append(text)
                 self._ending.count()
             if found := choice.get("logprobs"):
                 self._logprobs += answer.logprobs(found)
-            if calls := delta.get("tool_calls"):
-                yield from self._flush_text()
-                yield from self._wrapped(self._calls.feed(calls))
+            if pieces := delta.get("tool_calls"):
+                chunks += self._spoken()
+                chunks += map(_tool_chunk, self._calls.feed(pieces))
                 self._ending.count()
-        yield from self._flush_text()
-        yield from self._wrapped(self._calls.flush())
+        chunks += self._spoken()
+        chunks += map(_tool_chunk, self._calls.flush())
+        return chunks
 
     def end(self) -> Iterable[pb.StreamChatCompletionResponse]:
         reason = self._ending.stop_reason(called=self._calls.seen)
-        yield from self._wrapped(self._calls.close())
+        yield from map(_tool_chunk, self._calls.close())
         event = pb.ChatCompletionEvent(
             event_type=_Type.CHAT_COMPLETION_EVENT_TYPE_COMPLETE,
             stop_reason=reason,
@@ -167,15 +171,23 @@ class ChatFold:
         )
         yield pb.StreamChatCompletionResponse(event=event)
 
-    def _flush_text(self) -> Iterator[pb.StreamChatCompletionResponse]:
-        if self._said:
-            event = pb.ChatCompletionEvent(event_type=_PROGRESS, text="".join(self._said), logprobs=self._logprobs)
-            yield pb.StreamChatCompletionResponse(event=event)
-            self._said, self._logprobs = [], []
+    def _spoken(self) -> Sequence[pb.StreamChatCompletionResponse]:
+        """The text since the last chunk, if there is any."""
+        if not self._said:
+            return ()
+        chunk = pb.StreamChatCompletionResponse()
+        event = chunk.event  # filled in place: half the cost of handing it over
+        event.event_type = _PROGRESS
+        event.text = "".join(self._said)
+        self._said.clear()
+        if self._logprobs:
+            event.logprobs.extend(self._logprobs)
+            self._logprobs.clear()
+        return (chunk,)
 
-    def _wrapped(self, deltas: Iterable[pb.ToolCallDelta]) -> Iterator[pb.StreamChatCompletionResponse]:
-        for delta in deltas:
-            yield pb.StreamChatCompletionResponse(event=pb.ChatCompletionEvent(event_type=_PROGRESS, tool_call=delta))
+
+def _tool_chunk(delta: pb.ToolCallDelta) -> pb.StreamChatCompletionResponse:
+    return pb.StreamChatCompletionResponse(event=pb.ChatCompletionEvent(event_type=_PROGRESS, tool_call=delta))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -218,6 +218,22 @@ async def test_nobody_there_names_the_host_and_nothing_else() -> None:
             with pytest.raises(errors.BackendUnreachable) as caught:
                 await call
             assert caught.value.message == f"127.0.0.1:{port} cannot be reached: connection refused"
+
+
+async def test_a_connection_that_is_never_accepted_is_given_up() -> None:
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # fill the queue: the kernel answers no more
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        async with Provider(f"http://127.0.0.1:{port}", connect_timeout=0.1) as provider:
+            for call in (provider.chat_completion(CHAT), provider.list_served()):
+                with pytest.raises(errors.BackendUnreachable) as caught:
+                    await call
+                assert caught.value.message == f"127.0.0.1:{port} did not accept a connection within 0.1 s"
 
 
 async def test_a_name_nobody_knows() -> None:
@@ -498,6 +514,14 @@ async def test_a_listing_of_another_form_is_internal(provider: Provider, server:
         await provider.list_served()
 
 
+async def test_a_listing_that_failed_is_not_asked_for_again_at_once(server: OpenAIServer) -> None:
+    server.listing = streaming(STALL)
+    async with asyncio.timeout(5), Provider(server.url, read_timeout=0.2) as provider:
+        answers = await asyncio.gather(*(provider.resolve("a") for _ in range(50)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {errors.BackendUnreachable}
+    assert len(server.requests) == 1
+
+
 async def test_a_server_that_is_no_such_api_says_what_to_check(provider: Provider, server: OpenAIServer) -> None:
     server.listing = failing(404, {"detail": "Not Found"})
     with pytest.raises(errors.Unsupported, match="its url is wrong"):
@@ -507,5 +531,5 @@ async def test_a_server_that_is_no_such_api_says_what_to_check(provider: Provide
 async def test_a_server_without_a_list_in_time_is_unreachable(server: OpenAIServer) -> None:
     server.listing = streaming(STALL)
     async with Provider(server.url, read_timeout=0.1) as provider:
-        with pytest.raises(errors.BackendUnreachable, match=r"did not answer within 0\.1 s"):
+        with pytest.raises(errors.BackendUnreachable, match=r"was silent for 0\.1 s"):
             await provider.list_served()
