@@ -23,7 +23,7 @@ _IN_SLOT_SECONDS: Final = 0.1
 """After which a call to an idle mesh has its slot; reading the long prompt takes ten times as long."""
 _IN_QUEUE_SECONDS: Final = 0.1
 _LONG_ANSWER: Final = 1000
-_PROMPT_WORDS: Final = 450
+_LONG_PROMPT: Final = "word " * 500
 
 
 @dataclass(slots=True)
@@ -44,8 +44,8 @@ async def measure(stub: InferenceServiceStub, model: str, samples: int) -> Cance
         begin = time.perf_counter()
         took.idle.append(await _first_token_ms(stub.StreamCompletion(short, timeout=_CALL_SECONDS), begin))
         if number % 2:
-            words = f"{number} " * _PROMPT_WORDS  # no two prompts begin alike, or part of it would be known already
-            call = stub.StreamChatCompletion(requests.chat(model, words, 1), timeout=_CALL_SECONDS)
+            said = f"{number} {_LONG_PROMPT}"  # no two begin alike, or what follows would be known already
+            call = stub.StreamChatCompletion(requests.chat(model, said, 1), timeout=_CALL_SECONDS)
             took.prompt.append(await _cancelled_ms(stub, call, short))
         else:
             call = stub.StreamChatCompletion(requests.chat(model, requests.STORY, _LONG_ANSWER), timeout=_CALL_SECONDS)

@@ -43,13 +43,13 @@ KEYS: Final[Mapping[str, str]] = {
 }
 """Every key of the result and what it means."""
 
-PLAN: Final = Plan(rounds=7, samples=16, limit=60)
-FULL_PLAN: Final = Plan(rounds=21, samples=200, limit=900)
+PLAN: Final = Plan(rounds=7, samples=20, limit=60, tokens=96)
+FULL_PLAN: Final = Plan(rounds=21, samples=200, limit=900, tokens=256)
 
 MODEL: Final = "smollm2-135m-instruct"
 _SETTINGS: Final = {"model": MODEL, "n_parallel": 1, "ignore_eos": True}
 """Of the provider and of llama.cpp alone. Whatever is not named is the provider's default on both sides."""
-_TOKENS: Final = 96
+_WARM_UP_TOKENS: Final = 4
 _UP_SECONDS: Final = 40.0
 _CALL_SECONDS: Final = 30.0
 
@@ -84,7 +84,7 @@ async def measure(plan: Plan, folder: Path) -> Result:
         "cancel_decode_ms_p50": round(median(cancels.decode), 1),
         "next_token_ms_p50": round(median(cancels.idle), 1),
         "rounds": plan.rounds,
-        "tokens_per_answer": _TOKENS,
+        "tokens_per_answer": plan.tokens,
         **settings,
     }
 
@@ -108,37 +108,39 @@ class Speeds:
 
 async def _speeds(plan: Plan, stub: InferenceServiceStub, alone: Child) -> Speeds:
     speeds = Speeds([], [])
-    await _mesh_speed(stub)  # the prompt is known from now on, on both sides
-    await _alone_speed(alone)
+    await _mesh_speed(stub, _WARM_UP_TOKENS)  # the prompt is known from now on, on both sides
+    await _alone_speed(alone, _WARM_UP_TOKENS)
     for number in range(plan.rounds):
         plan.say(f"round {number + 1} of {plan.rounds}")
         if number % 2:
-            speeds.mesh.append(await _mesh_speed(stub))
-        speeds.alone.append(await _alone_speed(alone))
+            speeds.mesh.append(await _mesh_speed(stub, plan.tokens))
+        speeds.alone.append(await _alone_speed(alone, plan.tokens))
         if not number % 2:
-            speeds.mesh.append(await _mesh_speed(stub))
+            speeds.mesh.append(await _mesh_speed(stub, plan.tokens))
     return speeds
 
 
-async def _mesh_speed(stub: InferenceServiceStub) -> float:
+async def _mesh_speed(stub: InferenceServiceStub, tokens: int) -> float:
     begin = time.perf_counter()
-    tokens = 0
-    stream: Any = stub.StreamChatCompletion(requests.chat(MODEL, requests.STORY, _TOKENS), timeout=_CALL_SECONDS)
+    generated = 0
+    stream: Any = stub.StreamChatCompletion(requests.chat(MODEL, requests.STORY, tokens), timeout=_CALL_SECONDS)
     async for chunk in stream:
-        tokens = chunk.event.usage.completion_tokens
-    return _speed("the mesh", tokens, time.perf_counter() - begin)
-
-
-async def _alone_speed(alone: Child) -> float:
-    await alone.write_line(json.dumps({"said": requests.STORY, "max_tokens": _TOKENS}))
-    answer = json.loads(await alone.read_line())
-    return _speed("llama.cpp alone", answer["tokens"], answer["seconds"])
-
-
-def _speed(who: str, tokens: int, seconds: float) -> float:
-    if tokens != _TOKENS:
-        raise BenchmarkError(f"{who} generated {tokens} tokens where {_TOKENS} were asked for")
+        generated = chunk.event.usage.completion_tokens
+    seconds = time.perf_counter() - begin
+    _check("the mesh", generated, tokens)
     return tokens / seconds
+
+
+async def _alone_speed(alone: Child, tokens: int) -> float:
+    await alone.write_line(json.dumps({"said": requests.STORY, "max_tokens": tokens}))
+    answer = json.loads(await alone.read_line())
+    _check("llama.cpp alone", answer["tokens"], tokens)
+    return tokens / answer["seconds"]
+
+
+def _check(who: str, generated: int, tokens: int) -> None:
+    if generated != tokens:
+        raise BenchmarkError(f"{who} generated {generated} tokens where {tokens} were asked for")
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

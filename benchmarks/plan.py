@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 Result = Mapping[str, float | int | bool | str]
 """Flat: every key is dotted, none is nested."""
@@ -22,10 +23,11 @@ class Plan:
     """Seconds after which the whole benchmark gives up."""
     seconds: float = 0.0
     """Of load in each case of a round, where there is load."""
+    tokens: int = 0
+    """Of each answer, where a model answers."""
     say: Callable[[str], None] = silent
     """Told what is going on, in a few words."""
 
-    def but(self, *, rounds: int | None, seconds: float | None, samples: int | None) -> Plan:
-        """The same plan with what is not None put in its place."""
-        given = {"rounds": rounds, "seconds": seconds, "samples": samples}
+    def but(self, **given: Any) -> Plan:
+        """The same plan with what is given, and not None, put in its place."""
         return replace(self, **{key: value for key, value in given.items() if value is not None})

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol
 
+import grpc
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
@@ -50,12 +51,15 @@ class Benchmark(Protocol):
 
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {"gateway": gateway, "model": model}
 
+_SIZES: Final = {"rounds": int, "seconds": float, "samples": int, "tokens": int}
+"""What of a plan can be said on the command line, for a test that has no minute."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     benchmark = BENCHMARKS[options.benchmark]
     plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
-    plan = plan.but(rounds=options.rounds, seconds=options.seconds, samples=options.samples)
+    plan = plan.but(**{name: getattr(options, name) for name in _SIZES})
     progress = Console(stderr=True)
     try:
         with progress.status("starting") as status:
@@ -63,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"benchmarks.run {options.benchmark}: {error}", file=sys.stderr)
         return 1
+    result = {key: result[key] for key in benchmark.KEYS}  # in that order, whatever was measured first
     if options.json:
         print(json.dumps(result))
     else:
@@ -77,6 +82,8 @@ async def _measure(benchmark: Benchmark, plan: Plan) -> Result:
                 return await benchmark.measure(plan, Path(folder))
         except TimeoutError:
             raise BenchmarkError(f"did not end within {plan.limit:.0f} s; is the machine busy? try --full") from None
+        except grpc.aio.AioRpcError as error:
+            raise BenchmarkError(f"a call failed: {error.code().name}: {error.details()}") from None
 
 
 def _teller(console: Console, status: Status) -> Callable[[str], None]:
@@ -116,8 +123,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
         kind.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
         kind.add_argument("--full", action="store_true", help="measure for minutes, not for one")
-        for option, of in (("--rounds", int), ("--seconds", float), ("--samples", int)):
-            kind.add_argument(option, type=of, help=argparse.SUPPRESS)  # for a test that has no minute
+        for size, of in _SIZES.items():
+            kind.add_argument(f"--{size}", type=of, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

@@ -53,7 +53,7 @@ def test_gateway_benchmark_prints_one_object():
 
 
 def test_model_benchmark_prints_one_object():
-    run = bench("model", "--json", "--rounds", "1", "--samples", "2")
+    run = bench("model", "--json", "--rounds", "1", "--samples", "2", "--tokens", "16")
     assert run.returncode == 0, run.stderr
     result = check_result(run.stdout, model.KEYS)
     assert set(PROMISED["model"]) <= set(result)
