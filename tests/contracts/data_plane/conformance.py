@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +64,7 @@ Script: Final = _message("Script")
 Header: Final = _message("Header")
 Failure: Final = _message("Failure")
 
+SHAPES: Final = ("unary", "server_stream", "client_stream", "bidi")
 Metadata = tuple[tuple[str, str | bytes], ...]
 TIMEOUT: Final = 20.0
 
@@ -77,6 +79,15 @@ def headers(metadata: Metadata) -> list[Any]:
     return [Header(key=k, value=v.encode() if isinstance(v, str) else v) for k, v in metadata]
 
 
+async def ended(call: Any) -> grpc.StatusCode:
+    """How a call ends. A stream is read to its end first: its status comes after its messages."""
+    if isinstance(call, grpc.aio.UnaryStreamCall | grpc.aio.StreamStreamCall):
+        with suppress(grpc.aio.AioRpcError):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    return await call.code()
+
+
 class Client:
     """The methods on a channel. `always` is metadata of every call; without `timeout=` a call has TIMEOUT."""
 
@@ -89,6 +100,11 @@ class Client:
 
     def server_stream(self, message: Any, **options: Any) -> Any:
         return self._call(self.channel.unary_stream, SERVER_STREAM, message, options)
+
+    def start(self, shape: str, message: Any, **options: Any) -> Any:
+        """A call of one request, by the name of its shape."""
+        streams = shape in ("client_stream", "bidi")
+        return getattr(self, shape)(iter([message]) if streams else message, **options)
 
     def client_stream(self, messages: Any = None, **options: Any) -> Any:
         return self._call(self.channel.stream_unary, CLIENT_STREAM, messages, options)

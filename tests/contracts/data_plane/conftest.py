@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if name == "mesh" or "mesh" not in metafunc.fixturenames:
             gateway = any(mark.name == "gateway" for mark in metafunc.definition.iter_markers())
             planes = [_param(plane, metafunc.function.__name__) for plane in PLANES if not (gateway and plane.control)]
-            metafunc.parametrize(name, planes, indirect=True, scope="session")
+            metafunc.parametrize(name, planes, indirect=True)
 
 
 def _param(plane: Plane, test: str) -> object:
@@ -40,14 +41,34 @@ def _param(plane: Plane, test: str) -> object:
     return pytest.param(plane, id=plane.name, marks=marks)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def plane(request: pytest.FixtureRequest) -> Plane:
     """The plane itself, for tests that start their own mesh."""
     return request.param
 
 
+class Meshes:
+    """The meshes of this session, each started when it is first asked for."""
+
+    def __init__(self, stack: AsyncExitStack, factory: pytest.TempPathFactory) -> None:
+        self._stack = stack
+        self._factory = factory
+        self._running: dict[str, Mesh] = {}
+
+    async def of(self, plane: Plane) -> Mesh:
+        if plane.name not in self._running:
+            folder = self._factory.mktemp(plane.name)
+            self._running[plane.name] = await self._stack.enter_async_context(running(plane, folder))
+        return self._running[plane.name]
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Mesh]:
+async def meshes(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Meshes]:
+    async with AsyncExitStack() as stack:
+        yield Meshes(stack, tmp_path_factory)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def mesh(request: pytest.FixtureRequest, meshes: Meshes) -> Mesh:
     """The mesh all tests of a plane share. Tests that break something join instances of their own to it."""
-    async with running(request.param, tmp_path_factory.mktemp(request.param.name)) as it:
-        yield it
+    return await meshes.of(request.param)

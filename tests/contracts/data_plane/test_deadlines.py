@@ -9,31 +9,24 @@ from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.mesh import STREAM_TIMEOUT, UNARY_TIMEOUT, Mesh, called, until
 from tests.contracts.data_plane.plane import MODEL
 
-SHAPES = ["unary", "server_stream", "client_stream", "bidi"]
 ROUNDED_UP = 1.05
 """grpc-timeout has two or three significant digits, and each hop rounds up."""
 
 
-def start(client: api.Client, shape: str, message: object, **options: object):
-    if shape in ("client_stream", "bidi"):
-        return getattr(client, shape)(iter([message]), **options)
-    return getattr(client, shape)(message, **options)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", api.SHAPES)
 async def test_deadline_is_passed_on(mesh: Mesh, shape: str):
     call_id, metadata = called()
-    call = start(mesh.client, shape, api.request(MODEL, messages=1), metadata=metadata, timeout=15)
+    call = mesh.client.start(shape, api.request(MODEL, messages=1), metadata=metadata, timeout=15)
     seen = await mesh.seen(call_id)
     assert 10 < seen.deadline <= 15 * ROUNDED_UP
     call.cancel()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", api.SHAPES)
 async def test_deadline_expires_everywhere(mesh: Mesh, shape: str):
     call_id, metadata = called()
-    call = start(mesh.client, shape, api.request(MODEL, messages=1, stall=True), metadata=metadata, timeout=0.4)
-    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    call = mesh.client.start(shape, api.request(MODEL, messages=1, stall=True), metadata=metadata, timeout=0.4)
+    assert await api.ended(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     at = time.monotonic()
     seen = await mesh.seen(call_id)
     await until(lambda: seen.ended)
@@ -43,15 +36,15 @@ async def test_deadline_expires_everywhere(mesh: Mesh, shape: str):
 
 @pytest.mark.gateway
 @pytest.mark.parametrize(
-    ("shape", "limit"), [(shape, UNARY_TIMEOUT if shape == "unary" else STREAM_TIMEOUT) for shape in SHAPES]
+    ("shape", "limit"), [(shape, UNARY_TIMEOUT if shape == "unary" else STREAM_TIMEOUT) for shape in api.SHAPES]
 )
 async def test_default_deadline(mesh: Mesh, shape: str, limit: float):
     call_id, metadata = called()
-    call = start(mesh.client, shape, api.request(MODEL, messages=1, stall=True), metadata=metadata, timeout=None)
+    call = mesh.client.start(shape, api.request(MODEL, messages=1, stall=True), metadata=metadata, timeout=None)
     seen = await mesh.seen(call_id)
     assert seen.deadline is not None
     assert limit / 2 < seen.deadline <= limit * ROUNDED_UP
-    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await api.ended(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: seen.ended == "cancelled")
 
 

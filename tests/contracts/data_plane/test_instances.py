@@ -41,18 +41,6 @@ async def streams(mesh: Mesh, count: int, message: Any) -> dict[str, list[Any]]:
     return found
 
 
-async def ended(call: Any) -> grpc.StatusCode:
-    """How the stream ends, once all that was sent is read."""
-    with pytest.raises(grpc.aio.AioRpcError):
-        await _drain(call)
-    return await call.code()
-
-
-async def _drain(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
 async def answered(mesh: Mesh, model: str, calls: int) -> set[str]:
     """Who answers now. Every call is answered."""
     return {(await mesh.client.unary(api.request(model))).instance_id for _ in range(calls)}
@@ -137,7 +125,7 @@ async def test_killed_instance_fails_its_own_streams_only(mesh: Mesh):
         open_streams = await streams(mesh, 6, api.request(pair.model, messages=100_000, delay_ms=2))
         await pair.victim.kill()
         for call in open_streams[pair.victim_id]:
-            assert await ended(call) is grpc.StatusCode.UNAVAILABLE
+            assert await api.ended(call) is grpc.StatusCode.UNAVAILABLE
         for call in open_streams[pair.survivor.instance_id]:
             assert [(await call.read()).index for _ in range(100)] == list(range(1, 101))
             call.cancel()

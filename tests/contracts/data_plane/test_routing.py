@@ -20,14 +20,12 @@ async def failed(call: object) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-@pytest.mark.parametrize("shape", ["unary", "server_stream", "client_stream", "bidi"])
+@pytest.mark.parametrize("shape", api.SHAPES)
 async def test_every_shape_is_routed_by_the_body(mesh: Mesh, shape: str):
     call_id, metadata = called()
     message = api.request(MODEL, messages=1)
-    call = getattr(mesh.client, shape)(
-        iter([message]) if shape in ("client_stream", "bidi") else message, metadata=metadata
-    )
-    assert await call.code() is grpc.StatusCode.OK
+    call = mesh.client.start(shape, message, metadata=metadata)
+    assert await api.ended(call) is grpc.StatusCode.OK
     seen = await mesh.seen(call_id)
     assert seen.values(PROVIDER_ID) == [PROVIDER]
     assert seen.values(PROVIDER_RESOURCE_ID) == [PROVIDER_MODEL]
@@ -43,12 +41,12 @@ async def test_method_routed_by_api_goes_to_the_default_provider(mesh: Mesh):
     assert seen.values(RESOURCE) in ([], [""])
 
 
-@pytest.mark.parametrize("shape", ["unary", "server_stream", "client_stream", "bidi"])
+@pytest.mark.parametrize("shape", api.SHAPES)
 async def test_unknown_name(mesh: Mesh, shape: str):
     before = mesh.calls()
     message = api.request("nobody-has-this", messages=1)
-    call = getattr(mesh.client, shape)(iter([message]) if shape in ("client_stream", "bidi") else message)
-    assert await call.code() is grpc.StatusCode.NOT_FOUND
+    call = mesh.client.start(shape, message)
+    assert await api.ended(call) is grpc.StatusCode.NOT_FOUND
     assert mesh.calls() == before
 
 
