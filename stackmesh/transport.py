@@ -76,6 +76,8 @@ CLIENT_CHANNEL: Final[Options] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 3_000),  # gRPC's own is two minutes: too long for a gateway that is back
 )
 
 

@@ -90,15 +90,15 @@ def mesh_yaml(folder: Path, providers: str, *, gateway: int, registry: int, mode
 
 @contextmanager
 def running_up(
-    folder: Path, providers: str, *, models: Iterable[str] = (), gateway: int | None = None
+    folder: Path, providers: str, *, models: Iterable[str] = (), gateway: int | None = None, **more: str
 ) -> Generator[Up]:
-    """Started, not yet ready. At the end it is stopped, if it is still there."""
+    """Started, not yet ready, with `more` in its environment. At the end it is stopped, if it is still there."""
     gateway, registry = gateway or free_port(), free_port()
     config = mesh_yaml(folder, providers, gateway=gateway, registry=registry, models=models)
     process = subprocess.Popen(
         (*STACKMESH, "up", str(config)),
         cwd=folder,
-        env=environment(),
+        env=environment(**more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -118,6 +118,13 @@ class TestChat:
             terminal.type("\x04")
             assert terminal.process.wait(10) == 0
 
+    def test_what_a_model_says_does_not_steer_the_terminal(self, mesh):
+        command = (*STACKMESH, "chat", "-m", "echo", "-a", mesh.gateway, "\x1b[31mred\x07 alert\n")
+        with Terminal(*command) as terminal:
+            seen = terminal.wait_for("alert")
+        assert seen.strip() == "[31mred alert"
+        assert run(mesh, *command[len(STACKMESH) :]).stdout == "\x1b[31mred\x07 alert\n\n"
+
 
 class TestGet:
     @pytest.mark.parametrize(

