@@ -103,23 +103,80 @@ async def deltas(stream: AsyncGenerator[pb.StreamCompletionResponse]) -> list[st
         return [message.delta async for message in stream if message.delta]
 
 
-async def check_cancelled_reading(subject: Subject) -> None:
-    """Cancelled while its prompt is read, a call leaves the backend idle. Also run against planted bugs."""
+Leave = Callable[[Subject], Awaitable[None]]
+
+
+async def check_stops(subject: Subject, leave: Leave, attempts: int = 3) -> None:
+    """Soon after a call was left, the backend is idle. Also run against planted bugs.
+
+    A machine with other work may be late once; a backend that goes on is late always.
+    """
+    for _ in range(attempts - 1):
+        await leave(subject)
+        try:
+            await stopped(subject)
+        except pytest.fail.Exception:
+            await stopped(subject, PATIENCE)
+        else:
+            return
+    await leave(subject)
+    await stopped(subject)
+
+
+async def leave_reading(subject: Subject) -> None:
+    """Cancelled while its prompt is read."""
     task = asyncio.ensure_future(subject.provider.stream_chat_completion(subject.long_prompt()))
     await busy(subject)
     await cancelled(task)
-    await stopped(subject)
 
 
-async def check_closed_decoding(subject: Subject) -> None:
-    """Closed after its first text, a stream leaves the backend idle. Also run against planted bugs."""
-    stream = await subject.provider.stream_chat_completion(subject.long_chat())
-    async with aclosing(stream):
+async def leave_decoding(subject: Subject) -> None:
+    """Closed after its first text."""
+    async with aclosing(await subject.provider.stream_chat_completion(subject.long_chat())) as stream:
         async for response in stream:
             if response.event.text:
                 break
-        assert await subject.working() == 1
-    await stopped(subject)
+        assert await subject.working() == 1, "the first token came when the last had been generated"
+
+
+async def leave_untaken(subject: Subject) -> None:
+    """Closed before its first item is taken."""
+    await (await subject.provider.stream_chat_completion(subject.long_chat())).aclose()
+
+
+async def leave_untaken_completion(subject: Subject) -> None:
+    request = subject.completion("Once upon a time", max_tokens=200)
+    await (await subject.provider.stream_completion(request)).aclose()
+
+
+async def leave_unary(subject: Subject) -> None:
+    task = asyncio.ensure_future(subject.provider.chat_completion(subject.long_chat()))
+    await busy(subject)
+    await cancelled(task)
+
+
+async def leave_unary_completion(subject: Subject) -> None:
+    request = subject.completion("Once upon a time", max_tokens=200)
+    task = asyncio.ensure_future(subject.provider.completion(request))
+    await busy(subject)
+    await cancelled(task)
+
+
+async def leave_consumer(subject: Subject) -> None:
+    """The task that reads the stream is cancelled."""
+
+    async def consume() -> None:
+        async with aclosing(await subject.provider.stream_chat_completion(subject.long_chat())) as stream:
+            async for _ in stream:
+                pass
+
+    task = asyncio.ensure_future(consume())
+    await busy(subject)
+    await cancelled(task)
+
+
+async def check_closed_decoding(subject: Subject, attempts: int = 3) -> None:
+    await check_stops(subject, leave_decoding, attempts)
 
 
 class InferenceProviderContract:
@@ -189,15 +246,6 @@ class InferenceProviderContract:
         completed = await subject.provider.completion(subject.completion())
         pieces = await deltas(await subject.provider.stream_completion(subject.completion()))
         assert "".join(pieces) == completed.content != ""
-
-    async def test_tokens_are_not_held_back(self, subject: Subject) -> None:
-        stream = await subject.provider.stream_chat_completion(subject.long_chat())
-        async with aclosing(stream):
-            async for response in stream:
-                if response.event.text:
-                    break
-            assert await subject.working() == 1, "the first token came when the last had been generated"
-        await stopped(subject)
 
     async def test_calls_run_side_by_side(self, subject: Subject) -> None:
         async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
@@ -289,7 +337,7 @@ class InferenceProviderContract:
         finally:
             for call in calls:
                 await cancelled(call)
-        await stopped(subject)
+        await stopped(subject, PATIENCE)
 
     # Embeddings
 
@@ -311,39 +359,21 @@ class InferenceProviderContract:
     # Stopping
 
     async def test_cancelled_while_its_prompt_is_read(self, subject: Subject) -> None:
-        await check_cancelled_reading(subject)
+        await check_stops(subject, leave_reading)
 
-    async def test_closed_while_decoding(self, subject: Subject) -> None:
+    async def test_streams_before_the_answer_is_whole_and_stops_when_closed(self, subject: Subject) -> None:
         await check_closed_decoding(subject)
 
-    async def test_closed_before_its_first_item_is_taken(self, subject: Subject) -> None:
-        stream = await subject.provider.stream_chat_completion(subject.long_chat())
-        await stream.aclose()
-        await stopped(subject)
-        chunks = await subject.provider.stream_completion(subject.completion("Once upon a time", max_tokens=200))
-        await chunks.aclose()
-        await stopped(subject)
+    @pytest.mark.parametrize("leave", [leave_untaken, leave_untaken_completion])
+    async def test_closed_before_its_first_item_is_taken(self, subject: Subject, leave: Leave) -> None:
+        await check_stops(subject, leave)
 
-    async def test_unary_call_cancelled(self, subject: Subject) -> None:
-        for call in (
-            subject.provider.chat_completion(subject.long_chat()),
-            subject.provider.completion(subject.completion("Once upon a time", max_tokens=200)),
-        ):
-            task = asyncio.ensure_future(call)
-            await busy(subject)
-            await cancelled(task)
-            await stopped(subject)
+    @pytest.mark.parametrize("leave", [leave_unary, leave_unary_completion])
+    async def test_unary_call_cancelled(self, subject: Subject, leave: Leave) -> None:
+        await check_stops(subject, leave)
 
     async def test_consumer_cancelled(self, subject: Subject) -> None:
-        async def consume() -> None:
-            async with aclosing(await subject.provider.stream_chat_completion(subject.long_chat())) as stream:
-                async for _ in stream:
-                    pass
-
-        task = asyncio.ensure_future(consume())
-        await busy(subject)
-        await cancelled(task)
-        await stopped(subject)
+        await check_stops(subject, leave_consumer)
 
     async def test_errors_are_those_of_the_mesh(self, subject: Subject) -> None:
         request = subject.chat()

@@ -16,14 +16,16 @@ from services.inference.providers.llamacpp import LlamaCpp, LlamaCppConfig
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from tests.contracts.inference_provider import (
     InferenceProviderContract,
+    Leave,
     Subject,
-    check_cancelled_reading,
-    check_closed_decoding,
+    check_stops,
     greedy,
+    leave_decoding,
+    leave_reading,
     stopped,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("llama.cpp")]
 
 MODEL = "smollm2-135m-instruct"
 CONFIG = LlamaCppConfig(context_tokens=1024, max_queue=2)
@@ -76,8 +78,8 @@ async def deaf() -> AsyncGenerator[Subject]:
         yield subject_of(provider)
 
 
-@pytest.mark.parametrize("check", [check_cancelled_reading, check_closed_decoding])
-async def test_the_stopping_checks_see_a_backend_that_goes_on(deaf: Subject, check) -> None:
+@pytest.mark.parametrize("leave", [leave_reading, leave_decoding])
+async def test_the_stopping_checks_see_a_backend_that_goes_on(deaf: Subject, leave: Leave) -> None:
     with pytest.raises(pytest.fail.Exception, match="has stopped"):
-        await check(deaf)
+        await check_stops(deaf, leave, attempts=1)
     await stopped(deaf, limit=30)

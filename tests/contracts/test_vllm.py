@@ -92,7 +92,7 @@ class Held(Http):
 async def test_the_stopping_check_sees_a_backend_that_goes_on(root: str) -> None:
     async with opened(root, Held) as subject:
         with pytest.raises(pytest.fail.Exception, match="has stopped"):
-            await check_closed_decoding(subject)
+            await check_closed_decoding(subject, attempts=1)
         for opening in Held.held:
             await opening.__aexit__(None, None, None)
         await stopped(subject)
