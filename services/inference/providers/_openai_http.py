@@ -156,9 +156,10 @@ class Http:
             raise self._failure(error, silence) from None
 
     async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
-        """Send, and send again if a connection that had idled turned out to be closed: the server read nothing then.
+        """Send, and once more if a connection that had been used before was closed instead of answered.
 
-        llama.cpp, for one, closes after every stream without having said so.
+        llama.cpp, for one, closes after every stream without having said so. Should the server have read the request
+        after all, nothing is lost by its doing it twice.
         """
         attempt = _Attempt()
         send = partial(self._session.request, method, url, allow_redirects=False, **options)
