@@ -31,7 +31,7 @@ KEYS: Final[Mapping[str, str]] = {
     "cancel_ms_p99": "ms from a client's cancel until the model is free for the next call; target <= 400",
     "up_to_first_token_s": "s from the second `stackmesh up` to the first streamed token; target <= 8",
     "mesh.tokens_per_s": "through the mesh, one stream, seen by its client",
-    "alone.tokens_per_s": "llama.cpp alone, one stream, same process",
+    "alone.tokens_per_s": "llama.cpp alone, one stream, timed in its own process",
     "cancel_prompt_ms_p50": "ms, cancelled while the prompt is read",
     "cancel_decode_ms_p50": "ms, cancelled while tokens are generated",
     "next_token_ms_p50": "ms to the first token of the short call on an idle mesh; taken off the three above",

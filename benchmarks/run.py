@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -61,18 +62,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
     plan = plan.but(**{name: getattr(options, name) for name in _SIZES})
     progress = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with progress.status("starting") as status:
             result = asyncio.run(_measure(benchmark, replace(plan, say=_teller(progress, status))))
     except BenchmarkError as error:
         print(f"benchmarks.run {options.benchmark}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     result = {key: result[key] for key in benchmark.KEYS}  # in that order, whatever was measured first
     if options.json:
         print(json.dumps(result))
     else:
         _print_table(options.benchmark, result, benchmark.KEYS)
     return 0
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    signal.raise_signal(signal.SIGINT)  # which asyncio turns into an end that leaves no process behind
 
 
 async def _measure(benchmark: Benchmark, plan: Plan) -> Result:

@@ -26,8 +26,9 @@ MAY_BE_NEGATIVE = {"ttft_added_ms_p50", "cancel_ms_p99", "cancel_prompt_ms_p50",
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    # `timeout` asks it to stop, so that it stops what it started; killed, it could not.
+    command = ["timeout", "50", sys.executable, "-m", "benchmarks.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def check_result(stdout: str, keys: Mapping[str, str]) -> dict[str, float]:
@@ -91,6 +92,25 @@ def test_unknown_benchmark_names_the_known():
     assert run.returncode == 2
     assert "gateway" in run.stderr
     assert run.stdout == ""
+
+
+def test_interrupted_it_leaves_no_process_behind():
+    command = [sys.executable, "-m", "benchmarks.run", "gateway", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        while "warming up" not in run.stderr.readline():
+            assert run.poll() is None
+        started = children(run.pid)
+        assert len(started) == 6
+        run.terminate()
+        stdout, _ = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert stdout == ""
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 async def test_a_process_that_fails_shows_its_log(tmp_path: Path):
