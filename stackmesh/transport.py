@@ -60,7 +60,7 @@ INTERNAL_CHANNEL: Final[Options] = (
     ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # how long connecting may take; it delays no attempt
     ("grpc.max_reconnect_backoff_ms", 2_000),
     (
         "grpc.enable_retries",
