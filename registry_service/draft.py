@@ -91,9 +91,14 @@ async def update(store: Store, change: Callable[[Draft], None]) -> int:
     return await _attempt(store, change)
 
 
-async def _attempt(store: Store, change: Callable[[Draft], None]) -> int:
+async def read(store: Store) -> Draft:
+    """A draft of what there is now."""
     providers, revision = await records.rows(store, records.PROVIDERS)
     instances, _ = await records.rows(store, records.INSTANCES, revision)
-    draft = Draft([*providers, *instances], revision)
+    return Draft([*providers, *instances], revision)
+
+
+async def _attempt(store: Store, change: Callable[[Draft], None]) -> int:
+    draft = await read(store)
     change(draft)
     return await draft.commit(store)

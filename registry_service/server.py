@@ -40,6 +40,7 @@ SERVICES: Final = tuple(f"stackmesh.registry.v1.{name}Service" for name in ("Mod
 KEPT_REVISIONS: Final = 10_000
 """How far a watcher may fall behind before it has to list again."""
 _COMPACT_SECONDS: Final = 60.0
+_DRAIN_SECONDS: Final = 10.0  # the longest call asks instances, each for at most 5 s
 
 
 @asynccontextmanager
@@ -66,6 +67,7 @@ async def running(config: Config, store: Store | None = None) -> AsyncGenerator[
                 options=INTERNAL_LISTENER,
                 add_services=add_services,
                 interceptors=[Errors(), streams],
+                drain_seconds=_DRAIN_SECONDS,
             )
         )
         stack.callback(streams.stop)

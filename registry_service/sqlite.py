@@ -20,6 +20,7 @@ from registry_service import sqlite_file
 from registry_service.sqlite_log import Log
 from registry_service.store import COMMIT_LIMIT, Commit, Op, Page, Row
 from stackmesh.errors import RegistryUnreachable, Unavailable
+from stackmesh.process import StartError
 from stackmesh.tasks import background
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,12 @@ class SqliteStore:
         await self._run(self._advance, self._log.revoke, lease)
 
     def _open(self) -> Log:
-        return Log(sqlite_file.connect(self._path), self._clock)
+        connection = sqlite_file.connect(self._path)
+        try:
+            return Log(connection, self._clock)
+        except sqlite3.Error as error:
+            connection.close()
+            raise StartError(f"the registry's store {self._path} is damaged: {error}") from None
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:

@@ -121,6 +121,15 @@ async def test_a_database_of_a_later_version_is_refused(stores):
     await refused(stores.path, "of version 9, this registry writes version 1")
 
 
+async def test_a_database_that_lost_a_table_is_refused(stores):
+    async with stores.open():
+        pass
+    db = sqlite3.connect(stores.path)
+    db.execute("DROP TABLE meta")
+    db.close()
+    await refused(stores.path, "is damaged: no such table: meta")
+
+
 async def test_a_folder_in_the_way_is_refused(tmp_path):
     (tmp_path / "db").mkdir()
     await refused(tmp_path / "db", "cannot be opened for writing: Is a directory")

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from registry_service import server
 from registry_service.server import running
 from registry_service.sqlite import SqliteStore
+from registry_service.store import Put
 from stackmesh.config import parse
 from stackmesh.errors import (
     AmbiguousProvider,
@@ -38,6 +39,7 @@ from stackmesh.registry.v1.models_service_pb2_grpc import ModelsServiceStub
 from stackmesh.registry.v1.providers_service_pb2_grpc import ProvidersServiceStub
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.routes import Api
+from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
 from tests.fakes import instance as fakes
 from tests.fakes.instance import FakeProvider
@@ -912,6 +914,35 @@ async def test_streams_end_at_once_when_the_registry_stops(disk):
             with pytest.raises(ShuttingDown):
                 await read(instance.stream)
             await channel.close()
+
+
+async def drain(watch, seen):
+    while True:
+        seen.append(await read(watch))
+
+
+async def test_a_stream_that_is_stopped_in_the_middle_of_a_message_still_gets_its_status(disk):
+    store, stop = SqliteStore(disk.path), asyncio.Event()
+    address = asyncio.get_running_loop().create_future()
+
+    async def run():
+        async with running(config(), store) as listener:
+            address.set_result(listener.address)
+            await stop.wait()
+
+    async with asyncio.timeout(8), background(run(), "registry") as registry:
+        async with internal_channel(await address) as channel:
+            value = pb.Model(identifier="m", provider_resource_id="x" * 1_000_000).SerializeToString()
+            for n in range(20):
+                await store.commit([Put(f"model/{n}", value)])
+            watch = WatchServiceStub(channel).Watch(watch_pb.WatchRequest(start_revision=1))
+            await watch.wait_for_connection()  # its window is full now: nobody reads
+            stop.set()
+            seen = []
+            with pytest.raises(ShuttingDown):
+                await drain(watch, seen)
+            assert 0 < len(seen) < 20
+            await registry
 
 
 async def test_a_registry_without_its_disk_says_unavailable_and_inputs_are_still_checked(disk):
