@@ -24,8 +24,8 @@ from tests.contracts.data_plane.plane import MODEL, PROVIDER, PROVIDER_MODEL, Pl
 from tests.contracts.data_plane.processes import announcing, free_address, started
 
 PAIR: Final = "pair"
-UNARY_TIMEOUT: Final = 1.5
-STREAM_TIMEOUT: Final = 2.0
+UNARY_TIMEOUT: Final = 1.0
+STREAM_TIMEOUT: Final = 1.5
 _READY_SECONDS: Final = 20
 
 

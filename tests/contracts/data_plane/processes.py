@@ -17,6 +17,12 @@ from tests.contracts.data_plane.conformance import ROOT
 
 _START_SECONDS: Final = 20
 _STOP_SECONDS: Final = 3
+_EAGER: Final = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 50),
+)
 
 
 def free_address() -> str:
@@ -70,7 +76,7 @@ async def end(process: Process) -> None:
 
 
 async def _listening(process: Process, address: str, module: str, log: Path) -> None:
-    async with grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
+    async with grpc.aio.insecure_channel(address, options=_EAGER) as channel:
         ready = asyncio.create_task(channel.channel_ready())
         died = asyncio.create_task(process.wait())
         done, pending = await asyncio.wait((ready, died), timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)

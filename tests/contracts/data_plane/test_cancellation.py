@@ -35,7 +35,7 @@ async def check_cancel(mesh: Mesh, shape: str, answers: int) -> None:
         await call.read()
     at = time.monotonic()
     call.cancel()
-    await until(lambda: seen.ended, seconds=2)
+    await until(lambda: seen.ended, seconds=1)
     assert seen.ended == "cancelled"
     assert seen.ended_at - at < BOUND
 

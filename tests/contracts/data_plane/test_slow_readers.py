@@ -19,8 +19,8 @@ MEMORY_A_STREAM = 5_000_000
 MESSAGE = 64 * 1024
 MESSAGES = 320
 """20 MiB a stream: more than all buffers on the way hold."""
-CALLS = 300
-ROUNDS = 3
+CALLS = 200
+ROUNDS = 5
 
 
 async def p99(client: api.Client) -> float:
@@ -49,7 +49,7 @@ async def settled(seen: list[Seen]) -> None:
         await asyncio.sleep(0.5)
 
 
-async def check_stalled_readers(mesh: Mesh, streams: int) -> None:
+async def check_stalled_readers(mesh: Mesh, streams: int, *, patience: float = 20) -> None:
     async with stalling(mesh.plane.address) as own, mesh.connected() as other:
         slow = api.Client(own, mesh.plane.always)
         quiet = await p99(other)
@@ -65,9 +65,11 @@ async def check_stalled_readers(mesh: Mesh, streams: int) -> None:
         grown = memory(mesh.plane.pid) - before
         assert grown <= streams * MEMORY_A_STREAM, f"{grown / 1e6:.0f} MB for {streams} streams"
         assert not [one for one in seen if one.ended]
-        async with asyncio.timeout(20):
-            rounds = [await p99(other) for _ in range(ROUNDS)]
-        assert min(rounds) <= 2 * quiet  # noise can only lengthen a round; a plane that blocks lengthens all of them
+        async with asyncio.timeout(patience):
+            rounds = [await p99(other)]
+            while rounds[-1] > 2 * quiet and len(rounds) < ROUNDS:
+                rounds.append(await p99(other))
+        assert rounds[-1] <= 2 * quiet  # noise can only lengthen a round; a plane that blocks lengthens all of them
         for call in calls:
             call.cancel()
         await until(lambda: all(one.ended for one in seen))
@@ -121,6 +123,5 @@ async def test_check_fails_on_a_plane_that_buffers(tmp_path: Path):
 
 async def test_check_fails_on_a_plane_where_one_write_waits_for_another(tmp_path: Path):
     async with running(BareProxyPlane("one writer"), tmp_path) as mesh:
-        with pytest.raises((AssertionError, TimeoutError)):
-            async with asyncio.timeout(5):
-                await check_stalled_readers(mesh, 3)
+        with pytest.raises(TimeoutError):
+            await check_stalled_readers(mesh, 1, patience=1)
