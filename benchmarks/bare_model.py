@@ -14,8 +14,8 @@ import sys
 import time
 from typing import Any
 
-from services.inference.providers._llamacpp_models import BUNDLED, locate
-from services.inference.providers._llamacpp_server import LlamaServer, open_server
+from services.inference.llamacpp.models import BUNDLED, locate
+from services.inference.llamacpp.server import LlamaServer, open_server
 from services.inference.providers.llamacpp import LlamaCppConfig
 
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from services.inference import texts
-from services.inference.providers._llamacpp_engine import Run
-from services.inference.providers._llamacpp_server import Message
+from services.inference.llamacpp.engine import Run
+from services.inference.llamacpp.server import Message
 from services.inference.providers.llamacpp import LlamaCpp, LlamaCppConfig
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from tests.contracts.inference_provider import (

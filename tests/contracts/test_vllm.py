@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from services.inference import texts
-from services.inference.providers._openai_http import Http
+from services.inference.openai.http import Http
 from services.inference.providers.vllm import VLLM, VLLMConfig
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from tests.contracts.inference_provider import (
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 CONNECTIONS = 4
 SILENT = (
     "llama.cpp's server does not see that its client has gone until it has something to send; that the connection is "
-    "closed at once is shown in tests/unit/services/inference/test_openai.py"
+    "closed at once is shown in tests/unit/services/inference/openai/test_compatible.py"
 )
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Any, ClassVar, Final, Self, TypeVar, cast
 from pydantic import Field, PositiveInt, model_validator
 
 from services.inference import texts
-from services.inference.providers._llamacpp_answers import Answer, End, Piece
-from services.inference.providers._llamacpp_embedder import Embedder
-from services.inference.providers._llamacpp_engine import Call, Engine, Run
-from services.inference.providers._llamacpp_generation import Handle, generation
-from services.inference.providers._llamacpp_models import BUNDLED, locate
-from services.inference.providers._llamacpp_requests import (
+from services.inference.llamacpp.answers import Answer, End, Piece
+from services.inference.llamacpp.embedder import Embedder
+from services.inference.llamacpp.engine import Call, Engine, Run
+from services.inference.llamacpp.generation import Handle, generation
+from services.inference.llamacpp.models import BUNDLED, locate
+from services.inference.llamacpp.requests import (
     Body,
     chat_body,
     check_length,
@@ -29,7 +29,7 @@ from services.inference.providers._llamacpp_requests import (
     json_schema,
     text_of,
 )
-from services.inference.providers._llamacpp_server import LlamaServer, open_server
+from services.inference.llamacpp.server import LlamaServer, open_server
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, Frozen, ResourceName
 from stackmesh.errors import NotHosted, NotServing, Unsupported

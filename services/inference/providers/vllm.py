@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from services.inference.providers._openai import Key, OpenAICompatible
-from services.inference.providers._openai_http import Endpoint, Url
-from services.inference.providers._openai_request import Dialect
+from services.inference.openai.compatible import Key, OpenAICompatible
+from services.inference.openai.http import Endpoint, Url
+from services.inference.openai.request import Dialect
 from stackmesh import calls
 from stackmesh.config import Frozen
 

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import json_format
 
 from services.inference import texts
-from services.inference.providers import _openai_request as body
+from services.inference.openai import request as body
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import InvalidField, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb

@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from services.inference.providers._llamacpp_answers import embedding_failure, refusal
-from services.inference.providers._llamacpp_engine import Engine
-from services.inference.providers._llamacpp_server import Callback, LlamaServer, open_server
+from services.inference.llamacpp.answers import embedding_failure, refusal
+from services.inference.llamacpp.engine import Engine
+from services.inference.llamacpp.server import Callback, LlamaServer, open_server
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.inference.providers._openai_answer import chat, completion, embeddings
-from services.inference.providers._openai_stream import ChatFold, CompletionFold
+from services.inference.openai.answer import chat, completion, embeddings
+from services.inference.openai.stream import ChatFold, CompletionFold
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import BackendUnreachable, Internal
 from stackmesh.inference.v1 import inference_service_pb2 as pb

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from services.inference import texts
-from services.inference.providers._llamacpp_models import BUNDLED, locate
+from services.inference.llamacpp.models import BUNDLED, locate
 from services.inference.providers.llamacpp import LlamaCpp, LlamaCppConfig
 from stackmesh.common.v1 import content_pb2
 from stackmesh.common.v1.content_pb2 import StopReason

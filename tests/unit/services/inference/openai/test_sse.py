@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from services.inference.providers._openai_sse import EventDecoder
+from services.inference.openai.sse import EventDecoder
 from stackmesh.errors import Internal
 
 OBJECTS = [{"n": 1, "text": "naïve 🚀"}, {"n": 2}, {"n": 3, "text": "日本語\n\n data: [DONE]"}]

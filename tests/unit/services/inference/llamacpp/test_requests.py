@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from services.inference import texts
-from services.inference.providers._llamacpp_requests import chat_body, completion_body, json_schema
+from services.inference.llamacpp.requests import chat_body, completion_body, json_schema
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import InvalidField, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb

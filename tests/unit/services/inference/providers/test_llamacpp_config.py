@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from services.inference.providers._llamacpp_models import BundledModel, locate
+from services.inference.llamacpp.models import BundledModel, locate
 from services.inference.providers.llamacpp import LlamaCppConfig
 from stackmesh.config import ConfigError, validate
 

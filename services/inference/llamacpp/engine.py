@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
-from services.inference.providers._llamacpp_server import Callback, Message
+from services.inference.llamacpp.server import Callback, Message
 from stackmesh.errors import QueueFull, ShuttingDown
 
 RETRY_AFTER: Final = 1.0

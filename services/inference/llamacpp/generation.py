@@ -7,9 +7,9 @@ from typing import Any
 
 import xllamacpp
 
-from services.inference.providers._llamacpp_answers import refusal
-from services.inference.providers._llamacpp_engine import Call
-from services.inference.providers._llamacpp_server import Callback, LlamaServer, Message
+from services.inference.llamacpp.answers import refusal
+from services.inference.llamacpp.engine import Call
+from services.inference.llamacpp.server import Callback, LlamaServer, Message
 from stackmesh.errors import BackendRejected
 
 Handle = Callable[[Message, Callback], None]

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from services.inference.providers._llamacpp_answers import Answer, embedding_failure, failure, refusal
+from services.inference.llamacpp.answers import Answer, embedding_failure, failure, refusal
 from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.errors import BackendRejected, ContextExceeded, Internal
 

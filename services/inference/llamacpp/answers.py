@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from services.inference.providers._llamacpp_server import Message
+from services.inference.llamacpp.server import Message
 from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.errors import BackendRejected, ContextExceeded, Internal, MeshError
 from stackmesh.inference.v1 import inference_service_pb2 as pb

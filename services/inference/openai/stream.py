@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from services.inference.providers import _openai_answer as answer
+from services.inference.openai import answer
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import BackendUnreachable
 from stackmesh.inference.v1 import inference_service_pb2 as pb

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from services.inference import texts
-from services.inference.providers import _openai_request as body
-from services.inference.providers._openai import OpenAICompatible
-from services.inference.providers._openai_http import Endpoint, Http
+from services.inference.openai import request as body
+from services.inference.openai.compatible import OpenAICompatible
+from services.inference.openai.http import Endpoint, Http
 from stackmesh import errors
 from stackmesh.common.v1 import content_pb2
 from stackmesh.inference.v1 import inference_service_pb2 as pb

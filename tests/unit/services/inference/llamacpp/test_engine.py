@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.inference.providers._llamacpp_engine import Call, Engine, Run
-from services.inference.providers._llamacpp_server import Callback
+from services.inference.llamacpp.engine import Call, Engine, Run
+from services.inference.llamacpp.server import Callback
 from stackmesh.errors import QueueFull, ShuttingDown
 
 LIMIT = 5.0

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final, Self, TypeVar, cast
 
 from pydantic import AfterValidator, SecretStr
 
-from services.inference.providers import _openai_answer as answer, _openai_request as body
-from services.inference.providers._openai_errors import meaning
-from services.inference.providers._openai_http import Endpoint, Http, drain
-from services.inference.providers._openai_request import Body, Dialect
-from services.inference.providers._openai_sse import EventDecoder
-from services.inference.providers._openai_stream import ChatFold, CompletionFold, Fold
+from services.inference.openai import answer, request as body
+from services.inference.openai.errors import meaning
+from services.inference.openai.http import Endpoint, Http, drain
+from services.inference.openai.request import Body, Dialect
+from services.inference.openai.sse import EventDecoder
+from services.inference.openai.stream import ChatFold, CompletionFold, Fold
 from stackmesh import names
 from stackmesh.errors import InvalidField, MeshError, NotHosted
 from stackmesh.inference.v1 import inference_service_pb2 as pb

@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import AfterValidator
 from pydantic_core import from_json
 
-from services.inference.providers._openai_errors import refusal
+from services.inference.openai.errors import refusal
 from stackmesh.errors import BackendUnreachable, Internal, QueueFull, Timeout
 
 _READ_BUFFER: Final = 64 * 1024

@@ -1,0 +1,1 @@
+"""Servers of the OpenAI dialect: everything their adapters share."""
