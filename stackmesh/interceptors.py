@@ -34,6 +34,10 @@ class Errors(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
         handler = await continuation(handler_call_details)
+        return handler and self.guard(handler, handler_call_details)
+
+    def guard(self, handler: Handler, handler_call_details: Details) -> Handler:
+        """The same handler, its failures decided; for a server that guards some of its handlers only."""
         method = handler_call_details.method
         request_id = _header(handler_call_details, headers.REQUEST_ID) or uuid.uuid4().hex
 
@@ -48,7 +52,7 @@ class Errors(grpc.aio.ServerInterceptor):
                 code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
                 await context.abort(code, status.message, trailers(status))
 
-        return handler and wrap(handler, around)
+        return wrap(handler, around)
 
 
 def _decide(error: Exception, method: str, request_id: str) -> MeshError:

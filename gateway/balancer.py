@@ -1,0 +1,64 @@
+"""Which of several endpoints takes the next call: the one with the fewest requests in flight that has not failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from gateway.channels import EJECT_FIRST, EJECT_LIMIT, Channels, Upstream
+from gateway.director import Endpoint
+
+
+class Balancer:
+    """Least requests, with ejection of what cannot be reached. `clock` is in seconds."""
+
+    def __init__(self, channels: Channels, clock: Callable[[], float] = time.monotonic) -> None:
+        self._channels = channels
+        self._clock = clock
+        self._picks = 0
+
+    def pick(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint] = ()) -> Upstream | None:
+        """The upstream for the next call, counted as in flight on it until `release`; None if all have been tried.
+
+        Ejected ones are used when there is no other.
+        """
+        get = self._channels.get
+        if tried:
+            endpoints = [endpoint for endpoint in endpoints if endpoint not in tried]
+        if not endpoints:
+            return None
+        upstream = get(endpoints[0]) if len(endpoints) == 1 else self._least([get(e) for e in endpoints])
+        self._picks += 1
+        upstream.picked = self._picks
+        upstream.requests_in_flight += 1
+        return upstream
+
+    def release(self, upstream: Upstream) -> None:
+        """The call has ended, however."""
+        self._channels.release(upstream)
+
+    def failed(self, upstream: Upstream) -> None:
+        """It could not be reached, or was lost: keep calls away for a while, longer each time."""
+        if self.ejected(upstream):
+            return  # its other calls fail of the same cause
+        upstream.ejected_until = self._clock() + min(EJECT_FIRST * 2**upstream.failures, EJECT_LIMIT)
+        upstream.failures = min(upstream.failures + 1, 16)
+
+    def answered(self, upstream: Upstream) -> None:
+        """It answered: all is well."""
+        upstream.failures = 0
+
+    def ejected(self, upstream: Upstream) -> bool:
+        """Whether calls are kept away from it now."""
+        return upstream.failures > 0 and self._clock() < upstream.ejected_until
+
+    def _least(self, upstreams: list[Upstream]) -> Upstream:
+        best = min(upstreams, key=_load)
+        if not best.failures:
+            return best
+        now = self._clock()
+        return min(upstreams, key=lambda u: (u.failures > 0 and now < u.ejected_until, *_load(u)))
+
+
+def _load(upstream: Upstream) -> tuple[int, int]:
+    return upstream.requests_in_flight, upstream.picked  # of two equals, the one that has rested longest

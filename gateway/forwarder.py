@@ -1,0 +1,180 @@
+"""Passes the calls of one method on, bytes in and bytes out: one behaviour for each of the four call shapes.
+
+A single stream-stream behaviour would do for all of them, at up to twice the cost of a unary call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+import grpc
+
+from gateway import metadata
+from gateway.balancer import Balancer
+from gateway.director import type_word
+from gateway.routing import Routing
+from gateway.tries import Tries, Try
+from stackmesh.config import GatewayConfig
+from stackmesh.errors import Timeout
+from stackmesh.routes import Method
+from stackmesh.tasks import background
+
+_EOF: Final[Any] = grpc.aio.EOF
+_OK: Final = grpc.StatusCode.OK
+_WRITE_FAILED: Final = "Internal error from Core"
+_STATUS_SECONDS: Final = 0.5
+
+
+class Forwarder:
+    """Behaviours raise MeshError for what is decided here; what an upstream answered they pass on by themselves."""
+
+    def __init__(self, method: Method, routing: Routing, balancer: Balancer, limits: GatewayConfig) -> None:
+        self._method = method
+        self._routing = routing
+        self._balancer = balancer
+        self._word = type_word(method.route.resource_type) if method.read_key is not None else ""
+        streams = method.client_streaming or method.server_streaming
+        self._limit = limits.stream_timeout if streams else limits.unary_timeout
+
+    async def unary_unary(self, request: bytes, context: Any) -> bytes | None:
+        tries = self._begin(context)
+        name = self._name(tries, request)
+        while True:
+            with await tries.next(name) as attempt:
+                call = attempt.start(request)
+                try:
+                    response = await call
+                except grpc.aio.AioRpcError as error:
+                    await attempt.fail(error, context)
+                    continue
+                await attempt.answer(await call.initial_metadata(), context)
+                await _end(call, context)
+                return response
+
+    async def unary_stream(self, request: bytes, context: Any) -> None:
+        tries = self._begin(context)
+        name = self._name(tries, request)
+        while True:
+            with await tries.next(name) as attempt:
+                call = attempt.start(request)
+                try:
+                    await _relay(attempt, call, context)
+                except grpc.aio.AioRpcError as error:
+                    await attempt.fail(error, context)
+                    continue
+                return
+
+    async def stream_unary(self, _requests: object, context: Any) -> bytes | None:
+        tries = self._begin(context)
+        name, first = await self._first(tries, context)
+        while True:
+            with await tries.next(name) as attempt:
+                call = attempt.start()
+                try:
+                    await call.wait_for_connection()  # until then nothing of the request is used up
+                    async with background(_pump(first, context, call), "pump requests"):
+                        initial = await call.initial_metadata()
+                        if not call.done():
+                            await attempt.answer(initial, context)
+                        response = await call
+                except grpc.aio.AioRpcError as error:
+                    await attempt.fail(error, context)
+                    continue
+                if not attempt.answered:
+                    await attempt.answer(initial, context)
+                await _end(call, context)
+                return response
+
+    async def stream_stream(self, _requests: object, context: Any) -> None:
+        tries = self._begin(context)
+        name, first = await self._first(tries, context)
+        while True:
+            with await tries.next(name) as attempt:
+                call = attempt.start()
+                try:
+                    await call.wait_for_connection()
+                    async with background(_pump(first, context, call), "pump requests"):
+                        await _relay(attempt, call, context)
+                except grpc.aio.AioRpcError as error:
+                    await attempt.fail(await _final(error, call), context)
+                    continue
+                return
+
+    def _begin(self, context: Any) -> Tries:
+        incoming = metadata.read(context.invocation_metadata())
+        timeout = context.time_remaining()
+        imposed = timeout is None
+        return Tries(
+            self._method,
+            self._routing,
+            self._balancer,
+            incoming,
+            self._limit if imposed else timeout,
+            imposed=imposed,
+        )
+
+    def _name(self, tries: Tries, request: bytes) -> str:
+        """The resource the call names: in its header, else in its body."""
+        if self._method.read_key is None:
+            return ""
+        if tries.incoming.route is not None:
+            return metadata.route_name(tries.incoming.route, self._word)
+        return self._method.read_key(request)
+
+    async def _first(self, tries: Tries, context: Any) -> tuple[str, bytes | None]:
+        """The resource the call names, and the first message if it had to be read for that."""
+        if self._method.read_key is None or tries.incoming.route is not None:
+            return self._name(tries, b""), None
+        try:
+            async with asyncio.timeout(tries.remaining()):
+                first = await context.read()
+        except TimeoutError:
+            raise Timeout("no first message came to say where the call goes") from None
+        return self._name(tries, b"" if first is _EOF else first), first
+
+
+async def _relay(attempt: Try, call: Any, context: Any) -> None:
+    """Pass the answers on, one by one. Raises AioRpcError when they end in a failure."""
+    initial = await call.initial_metadata()
+    if not call.done() or await call.code() is _OK:
+        await attempt.answer(initial, context)
+    read, write = call.read, context.write
+    while (message := await read()) is not _EOF:
+        await write(message)
+    await _end(call, context)
+
+
+async def _end(call: Any, context: Any) -> None:
+    if trailing := await call.trailing_metadata():
+        context.set_trailing_metadata(tuple(trailing))
+
+
+async def _pump(first: bytes | None, context: Any, call: Any) -> None:
+    """Pass the requests on until the client has closed its side, then close it upstream.
+
+    What fails here fails the answer too, which says it.
+    """
+    with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        if first is not None:
+            await call.write(first)
+        read, write = context.read, call.write
+        while (message := await read()) is not _EOF:
+            await write(message)
+        await call.done_writing()
+
+
+async def _final(error: grpc.aio.AioRpcError, call: Any) -> grpc.aio.AioRpcError:
+    """The status of the upstream, where grpc.aio shows that of a write which came too late for it instead."""
+    if error.details() != _WRITE_FAILED:
+        return error
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STATUS_SECONDS):
+            while await call.details() == _WRITE_FAILED:  # noqa: ASYNC110 -- grpc.aio has nothing to wait on
+                await asyncio.sleep(0.001)
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as final:
+        return final
+    return error

@@ -1,0 +1,201 @@
+"""InspectService: what the mesh looks like from here, told from the snapshot."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import bisect
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol, cast
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+import stackmesh
+from gateway.balancer import Balancer
+from gateway.channels import Channels
+from gateway.director import Endpoint
+from gateway.health import serving
+from gateway.snapshot import Resource, Snapshot, SnapshotView
+from stackmesh.errors import InvalidField, InvalidPageToken
+from stackmesh.inspect.v1 import inspect_service_pb2 as pb
+from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceServicer
+from stackmesh.registry.v1 import resources_pb2
+from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
+from stackmesh.serving import hosted, judge, serves
+
+_DEFAULT_PAGE: Final = 100
+_MOST: Final = 1000
+_LIST: Final = "routes"
+
+RouteKey = tuple[ResourceType.ValueType, str]
+"""Resource type and identifier: the order of the routes."""
+
+
+class Freshness(Protocol):
+    """How up to date the snapshot is. The reflector is one."""
+
+    @property
+    def age(self) -> float: ...
+
+    @property
+    def stale(self) -> bool: ...
+
+
+class InspectService(InspectServiceServicer):
+    """Answers from the latest snapshot, and from what this gateway has seen of the instances."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        view: SnapshotView,
+        channels: Channels,
+        balancer: Balancer,
+        freshness: Freshness,
+    ) -> None:
+        self._methods = methods
+        self._view = view
+        self._channels = channels
+        self._balancer = balancer
+        self._freshness = freshness
+
+    async def ListProviders(self, request: pb.ListProvidersRequest, context: Any) -> pb.ListProvidersResponse:
+        snapshot = self._snapshot
+        wanted = [key for key in sorted(snapshot.providers) if request.api in (0, key[0])]
+        return pb.ListProvidersResponse(
+            providers=[
+                pb.ProviderInfo(
+                    provider=snapshot.providers[key],
+                    instances=self._instances(snapshot.providers[key], snapshot),
+                )
+                for key in wanted
+            ]
+        )
+
+    async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
+        if request.page_size < 0:
+            raise InvalidField("page_size", "is negative")
+        snapshot = self._snapshot
+        keys = _route_keys(snapshot)
+        start = bisect.bisect_right(keys, _open(request.page_token, request.resource_type)) if request.page_token else 0
+        wanted = [key for key in keys[start:] if request.resource_type in (0, key[0])]
+        size = min(request.page_size or _DEFAULT_PAGE, _MOST)
+        page = wanted[:size]
+        return pb.ListRoutesResponse(
+            routes=[_route(key, snapshot) for key in page],
+            next_page_token=_seal(page[-1], request.resource_type) if len(wanted) > size else "",
+            revision=snapshot.revision,
+        )
+
+    async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
+        types: dict[Api.ValueType, set[str]] = {}
+        for (api, _), provider in self._snapshot.providers.items():
+            if any(hosted(provider, instance) is not None for instance in self._snapshot.instances.values()):
+                types.setdefault(api, set()).add(provider.provider_type)
+        return pb.ListMethodsResponse(
+            methods=[
+                pb.MethodInfo(path=path, route=method.route, provider_types=sorted(types.get(method.api, ())))
+                for path, method in sorted(self._methods.items())
+            ]
+        )
+
+    async def GetHealth(self, request: pb.GetHealthRequest, context: Any) -> pb.GetHealthResponse:
+        snapshot = self._view.snapshot
+        problems = list(self._problems(snapshot))
+        status = pb.HEALTH_STATUS_OK if not problems else pb.HEALTH_STATUS_DEGRADED
+        response = pb.GetHealthResponse(
+            status=status if snapshot is not None else pb.HEALTH_STATUS_UNAVAILABLE,
+            snapshot_stale=self._freshness.stale,
+            problems=problems,
+        )
+        if snapshot is not None:
+            age = Duration()
+            age.FromMilliseconds(int(self._freshness.age * 1000))
+            response.snapshot_revision = snapshot.revision
+            response.snapshot_age.CopyFrom(age)
+        return response
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Any) -> pb.GetVersionResponse:
+        version = cast("str", cast("Any", grpc).__version__)
+        return pb.GetVersionResponse(stackmesh=stackmesh.__version__, python=platform.python_version(), grpc=version)
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._view.snapshot or Snapshot()
+
+    def _instances(self, provider: resources_pb2.Provider, snapshot: Snapshot) -> Iterator[pb.InstanceInfo]:
+        for instance in snapshot.instances.values():
+            entry = hosted(provider, instance)
+            if entry is None:
+                continue
+            upstream = self._channels.peek(Endpoint(instance.instance_id, instance.address))
+            yield pb.InstanceInfo(
+                instance_id=instance.instance_id,
+                address=instance.address,
+                problem=entry.problem,
+                requests_in_flight=upstream.requests_in_flight if upstream is not None else 0,
+                ejected=upstream is not None and self._balancer.ejected(upstream),
+            )
+
+    def _problems(self, snapshot: Snapshot | None) -> Iterator[str]:
+        if snapshot is None:
+            yield "the registry has not been reached yet"
+            return
+        if self._freshness.stale:
+            yield f"the registry has been silent for {self._freshness.age:.0f} s; routing goes on from what was known"
+        for _, provider in sorted(snapshot.providers.items()):
+            entries = [hosted(provider, instance) for instance in snapshot.instances.values()]
+            hosts = [entry for entry in entries if entry is not None]
+            if not hosts:
+                yield f"no instance of the provider {provider.provider_id} is running"
+            elif all(entry.problem for entry in hosts):
+                yield f"provider {provider.provider_id}: {hosts[0].problem}"
+        unserved = [name for name, good in serving(self._methods.values(), snapshot).items() if not good]
+        yield from (f"nothing serves {name} now" for name in unserved)
+
+
+def _route_keys(snapshot: Snapshot) -> list[RouteKey]:
+    if "routes" not in snapshot.memo:
+        kinds = [kind for kind in ResourceType.values() if kind]
+        snapshot.memo["routes"] = sorted((kind, name) for kind in kinds for name in snapshot.resources(kind))
+    return snapshot.memo["routes"]
+
+
+def _route(key: RouteKey, snapshot: Snapshot) -> pb.RouteInfo:
+    kind, identifier = key
+    resource: Resource = snapshot.resources(kind)[identifier]
+    provider = snapshot.providers.get((HOSTED_BY[kind], resource.provider_id))
+    instances = snapshot.instances.values()
+    state, reason = judge(resource, provider, instances)
+    serving_now = state == resources_pb2.SERVING_STATE_SERVING
+    return pb.RouteInfo(
+        resource_type=kind,
+        identifier=resource.identifier,
+        provider_id=resource.provider_id,
+        provider_type=provider.provider_type if provider is not None else "",
+        provider_resource_id=resource.provider_resource_id,
+        addresses=[
+            i.address
+            for i in instances
+            if serving_now and provider is not None and serves(provider, i, resource.provider_resource_id)
+        ],
+        serving_state=state,
+        serving_reason=reason,
+    )
+
+
+def _seal(last: RouteKey, wanted: ResourceType.ValueType) -> str:
+    return base64.urlsafe_b64encode(f"{_LIST}:{wanted}:{last[0]}:{last[1]}".encode()).decode()
+
+
+def _open(token: str, wanted: ResourceType.ValueType) -> RouteKey:
+    """Where the page before ended. Raises InvalidPageToken for what is not this list's."""
+    try:
+        name, its, kind, identifier = base64.b64decode(token, altchars=b"-_", validate=True).decode().split(":", 3)
+        key = cast("ResourceType.ValueType", int(kind)), identifier
+    except (binascii.Error, ValueError):
+        raise InvalidPageToken("page_token is not one that was given out") from None
+    if name != _LIST or its != str(wanted):
+        raise InvalidPageToken("page_token belongs to another list")
+    return key

@@ -1,0 +1,47 @@
+"""Registry entries for the gateway's tests, and snapshots made of them."""
+
+from __future__ import annotations
+
+from gateway.snapshot import Snapshot
+from stackmesh import routes
+from stackmesh.registry.v1 import resources_pb2 as r, watch_service_pb2 as pb
+from stackmesh.routes import Api
+
+INFERENCE = Api.API_INFERENCE
+METHODS = routes.load(routes.bundled())
+EMBEDDINGS = METHODS["/stackmesh.inference.v1.InferenceService/Embeddings"]
+CHAT = METHODS["/stackmesh.inference.v1.InferenceService/ChatCompletion"]
+
+
+def model(name: str, provider: str = "p", theirs: str = "", **fields) -> pb.Entry:
+    resource = r.Model(identifier=name, provider_id=provider, provider_resource_id=theirs or name, **fields)
+    return pb.Entry(key=f"model/{name}", model=resource)
+
+
+def provider(name: str, *served: str, position: int = 0, source=r.SOURCE_CONFIG) -> pb.Entry:
+    entry = r.Provider(
+        api=INFERENCE, provider_id=name, provider_type="inline::x", served=served, position=position, source=source
+    )
+    return pb.Entry(key=f"provider/inference/{name}", provider=entry)
+
+
+def hosting(name: str, *, problem: str = "", not_served: tuple[str, ...] = ()) -> r.HostedProvider:
+    return r.HostedProvider(api=INFERENCE, provider_id=name, problem=problem, not_served=not_served)
+
+
+def instance(name: str, *hosted: r.HostedProvider | str, address: str = "") -> pb.Entry:
+    providers = [hosting(h) if isinstance(h, str) else h for h in hosted]
+    entry = r.Instance(instance_id=name, address=address or f"10.0.0.1:{len(name)}", providers=providers)
+    return pb.Entry(key=f"instance/{name}", instance=entry)
+
+
+def gone(entry: pb.Entry) -> pb.Entry:
+    return pb.Entry(key=entry.key)
+
+
+def changes(*entries: pb.Entry) -> list[pb.Change]:
+    return [pb.Change(entry=entry) for entry in entries]
+
+
+def snapshot(*entries: pb.Entry, revision: int = 7) -> Snapshot:
+    return Snapshot().after(changes(*entries), revision)
