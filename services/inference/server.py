@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import grpc
@@ -27,6 +28,9 @@ from stackmesh.tasks import background
 from stackmesh.transport import INTERNAL_LISTENER, internal_channel
 
 API: Final = Api.API_INFERENCE
+FIRST_HELLO_SECONDS: Final = 3.0
+"""How long to wait for the registry before serving without it: who hears `ready` wants to call a model next."""
+
 SERVICE: Final = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
@@ -48,6 +52,9 @@ async def running(config: Config) -> AsyncGenerator[Listener]:
         channel = await stack.enter_async_context(internal_channel(config.registry.address))
         announcer = Announcer(channel, instance_id(), listener.address, lambda: hosted.reports)
         await stack.enter_async_context(announced(announcer))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_HELLO_SECONDS):
+                await announcer.wait_registered()
         await stack.enter_async_context(background(hosted.keep_fresh(announcer.tell), "keep providers fresh"))
         await listener.set_serving("", SERVICE)
         try:

@@ -15,7 +15,7 @@ from stackmesh.backoff import Backoff
 from stackmesh.process import EX_CONFIG
 from stackmesh.supervisor.commands import Command
 from stackmesh.supervisor.logs import ServiceLog
-from stackmesh.supervisor.notices import notices
+from stackmesh.supervisor.notices import inbox
 from stackmesh.supervisor.status import Observer, State, Status
 
 HEALTHY_SECONDS: Final = 30.0
@@ -43,16 +43,22 @@ class Service:
     async def run(self) -> None:
         try:
             while not self._asked.is_set():
-                code = await self._run_once()
-                if self._asked.is_set():
-                    self._become(State.STOPPED, text="", pid=None, ready_since=None)
-                elif code == EX_CONFIG and not self._was_ready:
-                    self._asked.set()
-                    self._become(State.FAILED, text=self._log.complaint(self._module), pid=None)
-                else:
-                    await self._pause(code)
+                try:
+                    await self._conclude(await self._run_once())
+                except OSError as error:
+                    await self._pause(f"cannot be started: {error.filename or ''} {error.strerror}")
         finally:
             self._ended.set()
+
+    async def _conclude(self, code: int) -> None:
+        if self._asked.is_set():
+            self._become(State.STOPPED, text="", pid=None, ready_since=None)
+        elif code == EX_CONFIG and not self._was_ready:
+            self._asked.set()
+            self._become(State.FAILED, text=self._log.complaint(self._module), pid=None)
+        else:
+            said = self._log.last_words()[-1:] or ["it said nothing"]
+            await self._pause(f"{_cause(code)}: {said[0]}")
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and after `grace` seconds SIGKILL. Returns when the process is gone."""
@@ -72,17 +78,18 @@ class Service:
 
     async def _run_once(self) -> int:
         self._become(State.STARTING, text="", pid=None, ready_since=None)
-        with notices(self._sockets, self._hear) as socket_path, self._log.begin() as output:
+        with inbox(self._sockets) as notices, self._log.begin() as output:
             process = await asyncio.create_subprocess_exec(
                 *self._command.argv,
                 stdin=asyncio.subprocess.PIPE,  # held for as long as this process lives: see --end-with-stdin
                 stdout=output,
                 stderr=output,
-                env={**self._environment, "NOTIFY_SOCKET": str(socket_path)},
+                env={**self._environment, "NOTIFY_SOCKET": str(notices.path)},
                 start_new_session=True,  # Ctrl-C at the terminal is for the supervisor alone
             )
             self._process = process
             self._become(self.status.state, pid=process.pid)
+            notices.listen(self._hear)
             if self._asked.is_set():
                 self._signal(signal.SIGTERM)
             try:
@@ -101,18 +108,19 @@ class Service:
             state = State.STOPPING
         self._become(state, text=notice.get("STATUS", self.status.text), ready_since=since)
 
-    async def _pause(self, code: int) -> None:
+    async def _pause(self, cause: str) -> None:
         since = self.status.ready_since
         if since is not None and time.monotonic() - since >= HEALTHY_SECONDS:
             self._backoff.reset()
         delay = self._backoff.delay()
-        said = self._log.last_words()[-1:] or ["it said nothing"]
-        text = f"{_cause(code)}: {said[0]}; again in {delay:.1f} s; {self._log.path} has more"
+        text = f"{cause}; again in {delay:.1f} s; {self._log.path} has more"
         restarts = self.status.restarts + 1
         self._become(State.RESTARTING, text=text, pid=None, ready_since=None, restarts=restarts)
         with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._asked.wait()
+        if self._asked.is_set():
+            self._become(State.STOPPED, text="")
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -137,6 +137,13 @@ class TestWhatCannotStart:
 
 
 class TestStopping:
+    def test_while_it_starts(self, tmp_path):
+        with running_up(tmp_path, ECHO) as up:
+            up.wait_for("gateway starting")
+            assert up.stop() == 0
+            assert "Traceback" not in up.text
+            assert up.pids("gateway") == up.pids("services.inference") == up.pids("registry_service") == []
+
     async def test_a_stream_in_flight_finishes(self, tmp_path):
         with running_up(tmp_path, ECHO, models=["echo"]) as up:
             await wait_for(up, UP)

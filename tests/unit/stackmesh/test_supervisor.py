@@ -148,6 +148,15 @@ async def test_the_pauses_grow(bench: Bench) -> None:
         assert "ended with code 3: out of paper; again in" in supervisor.statuses["inference"].text
 
 
+async def test_one_that_cannot_be_started_is_tried_again_and_can_be_stopped(bench: Bench) -> None:
+    async with supervised(
+        [Command("gateway", ("/no/such/program",))], bench.logs, os.environ, bench.history.append
+    ) as supervisor:
+        await until(lambda: supervisor.statuses["gateway"].restarts == 2)
+        assert "cannot be started: /no/such/program No such file" in supervisor.statuses["gateway"].text
+    assert bench.states("gateway")[-1] is State.STOPPED
+
+
 async def test_asking_ends_the_wait(bench: Bench) -> None:
     async with bench.running(("registry", "ok")) as supervisor:
         await supervisor.ready()
