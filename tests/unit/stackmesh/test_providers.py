@@ -20,16 +20,12 @@ async def test_opens_what_is_configured():
 
 def test_an_unknown_type_names_the_known_ones():
     config = ProviderConfig(provider_id="a", provider_type="remote::nope")
-    with pytest.raises(
-        ConfigError, match=r"providers\.inference\[0\]\.provider_type: unknown .* inline::echo"
-    ):
+    with pytest.raises(ConfigError, match=r"providers\.inference\[0\]\.provider_type: unknown .* inline::echo"):
         check_providers([config], KINDS, "inference")
 
 
 def test_a_typo_in_a_providers_configuration_has_its_path():
-    with pytest.raises(
-        ConfigError, match=r"providers\.inference\[0\]\.config: model: unknown key; did you"
-    ):
+    with pytest.raises(ConfigError, match=r"providers\.inference\[0\]\.config: model: unknown key; did you"):
         check_providers([echo(model=["x"])], KINDS, "inference")
 
 
