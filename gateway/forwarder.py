@@ -23,8 +23,6 @@ from stackmesh.tasks import background
 
 _EOF: Final[Any] = grpc.aio.EOF
 _OK: Final = grpc.StatusCode.OK
-_WRITE_FAILED: Final = "Internal error from Core"
-_STATUS_SECONDS: Final = 0.5
 
 
 class Forwarder:
@@ -98,7 +96,7 @@ class Forwarder:
                     async with background(_pump(first, context, call), "pump requests"):
                         await _relay(attempt, call, context)
                 except grpc.aio.AioRpcError as error:
-                    await attempt.fail(await _final(error, call), context)
+                    await attempt.fail(error, context)
                     continue
                 return
 
@@ -156,25 +154,12 @@ async def _pump(first: bytes | None, context: Any, call: Any) -> None:
 
     What fails here fails the answer too, which says it.
     """
-    with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+    # Not call.write: when the upstream has ended its stream, that one makes INTERNAL of the status and loses answers.
+    write = call._cython_call.send_serialized_message  # noqa: SLF001 -- see above
+    with suppress(grpc.aio.BaseError):
         if first is not None:
-            await call.write(first)
-        read, write = context.read, call.write
+            await write(first)
+        read = context.read
         while (message := await read()) is not _EOF:
             await write(message)
         await call.done_writing()
-
-
-async def _final(error: grpc.aio.AioRpcError, call: Any) -> grpc.aio.AioRpcError:
-    """The status of the upstream, where grpc.aio shows that of a write which came too late for it instead."""
-    if error.details() != _WRITE_FAILED:
-        return error
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_STATUS_SECONDS):
-            while await call.details() == _WRITE_FAILED:  # noqa: ASYNC110 -- grpc.aio has nothing to wait on
-                await asyncio.sleep(0.001)
-    try:
-        await call.read()
-    except grpc.aio.AioRpcError as final:
-        return final
-    return error

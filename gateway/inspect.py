@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import bisect
+import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol, cast
@@ -27,7 +28,7 @@ from stackmesh.serving import hosted, judge, serves
 
 _DEFAULT_PAGE: Final = 100
 _MOST: Final = 1000
-_LIST: Final = "routes"
+_SEAL_BYTES: Final = 12
 
 RouteKey = tuple[ResourceType.ValueType, str]
 """Resource type and identifier: the order of the routes."""
@@ -186,16 +187,24 @@ def _route(key: RouteKey, snapshot: Snapshot) -> pb.RouteInfo:
 
 
 def _seal(last: RouteKey, wanted: ResourceType.ValueType) -> str:
-    return base64.urlsafe_b64encode(f"{_LIST}:{wanted}:{last[0]}:{last[1]}".encode()).decode()
+    place = f"{wanted}:{last[0]}:{last[1]}".encode()
+    return base64.urlsafe_b64encode(_digest(place) + place).decode()
 
 
 def _open(token: str, wanted: ResourceType.ValueType) -> RouteKey:
     """Where the page before ended. Raises InvalidPageToken for what is not this list's."""
     try:
-        name, its, kind, identifier = base64.b64decode(token, altchars=b"-_", validate=True).decode().split(":", 3)
-        key = cast("ResourceType.ValueType", int(kind)), identifier
+        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InvalidPageToken("page_token is not one that was given out") from None
-    if name != _LIST or its != str(wanted):
-        raise InvalidPageToken("page_token belongs to another list")
-    return key
+    place = raw[_SEAL_BYTES:]
+    its, _, rest = place.decode(errors="replace").partition(":")
+    if raw[:_SEAL_BYTES] != _digest(place) or its != str(wanted):
+        raise InvalidPageToken("page_token belongs to another list, or was altered")
+    kind, _, identifier = rest.partition(":")
+    return cast("ResourceType.ValueType", int(kind)), identifier
+
+
+def _digest(place: bytes) -> bytes:
+    """Against mistakes, not against attackers: whoever could forge a token may list everything anyhow."""
+    return hashlib.blake2b(place, digest_size=_SEAL_BYTES, person=b"routes").digest()

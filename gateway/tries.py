@@ -44,7 +44,7 @@ class Try:
     def start(self, *request: bytes) -> Any:
         """Begin the call, of grpc.aio."""
         tries = self._tries
-        forwarded = (*tries.incoming.forwarded, *self.target.routed)
+        forwarded = metadata.Sent(*tries.incoming.forwarded, *self.target.routed)
         self.call = self.upstream.callable(tries.method)(*request, timeout=tries.remaining(), metadata=forwarded)
         return self.call
 
@@ -52,9 +52,8 @@ class Try:
         """Pass the upstream's initial metadata on, and say who it was."""
         self.answered = True
         self._tries.balancer.answered(self.upstream)
-        await context.send_initial_metadata(
-            (*metadata.answered(initial), *self.upstream.answered_by, *self.target.answered)
-        )
+        passed_on = metadata.answered(initial) if initial else ()
+        await context.send_initial_metadata((*passed_on, *self.upstream.answered_by, *self.target.answered))
 
     async def fail(self, error: grpc.aio.AioRpcError, context: Any) -> None:
         """Returns if there shall be another try. Else it passes the upstream's status on, or raises what it means."""
