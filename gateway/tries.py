@@ -1,7 +1,8 @@
 """One call of a client and its tries upstream: where each goes, and whether there is a next one.
 
 A call is tried elsewhere only if it was never processed, or if its method is idempotent; only before anything of an
-answer was seen; at most FURTHER_TRIES times, within its deadline.
+answer was seen; only before a stream of requests was begun, for what was read of it is gone; at most FURTHER_TRIES
+times, within its deadline.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Try:
         self.call: Any = None
         self.answered = False
         """Whether initial metadata has gone to the client, so that there is no other try."""
+        self.spent = False
+        """Whether requests have been read that no other try could send again."""
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +63,7 @@ class Try:
         lost = failures.lost(error)
         if lost:
             self._tries.balancer.failed(self.upstream)
-        if not self.answered and self._tries.again(error, self):
+        if not self.answered and not self.spent and self._tries.again(error, self):
             return
         if lost:
             raise self._tries.unreachable(self.upstream.endpoint, begun=self.answered) from None
