@@ -23,6 +23,9 @@ from stackmesh.tasks import background
 
 _EOF: Final[Any] = grpc.aio.EOF
 _OK: Final = grpc.StatusCode.OK
+_CANCEL_SECONDS: Final = 0.002
+"""grpc.aio shows a cancelled request stream as one that has ended, and the cancellation some 0.5 ms later. Without the
+pause a request that was cut off would reach the upstream as a complete one."""
 
 
 class Forwarder:
@@ -71,7 +74,8 @@ class Forwarder:
             with await tries.next(name) as attempt:
                 call = attempt.start()
                 try:
-                    await call.wait_for_connection()  # until then nothing of the request is used up
+                    await call.wait_for_connection()
+                    attempt.spent = True
                     async with background(_pump(first, context, call), "pump requests"):
                         initial = await call.initial_metadata()
                         if not call.done():
@@ -93,6 +97,7 @@ class Forwarder:
                 call = attempt.start()
                 try:
                     await call.wait_for_connection()
+                    attempt.spent = True
                     async with background(_pump(first, context, call), "pump requests"):
                         await _relay(attempt, call, context)
                 except grpc.aio.AioRpcError as error:
@@ -162,4 +167,5 @@ async def _pump(first: bytes | None, context: Any, call: Any) -> None:
         read = context.read
         while (message := await read()) is not _EOF:
             await write(message)
+        await asyncio.sleep(_CANCEL_SECONDS)
         await call.done_writing()

@@ -267,7 +267,7 @@ async def test_what_was_never_processed_is_tried_elsewhere(front: Front, path: s
 async def test_what_may_have_been_processed_is_not_tried_again(front: Front):
     answered, tries = await answered_around(front, CHAT, hang_up)
     assert answered < 6
-    assert tries == 6
+    assert tries <= 6
 
 
 async def test_control_a_second_try_is_noticed(front: Front):
