@@ -23,11 +23,13 @@ from stackmesh.interceptors import Errors, Routed
 from stackmesh.provider.v1.provider_service_pb2_grpc import add_ProviderServiceServicer_to_server
 from stackmesh.routes import Api
 from stackmesh.server import Listener, listening
-from stackmesh.transport import INTERNAL_LISTENER, internal_channel
+from stackmesh.transport import INTERNAL_LISTENER, Options, internal_channel
 from tests.contracts.data_plane import conformance as api
 
 PROVIDER_TYPE: Final = "inline::conformance"
 CALL_ID: Final = "x-test-call"
+_LISTENER: Final[Options] = (*INTERNAL_LISTENER, ("grpc.http2.bdp_probe", 0))
+"""With small buffers, so that what a backend does not read is the plane's to keep."""
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -128,7 +130,7 @@ class Backend:
 
         async with listening(
             "127.0.0.1:0",
-            options=INTERNAL_LISTENER,
+            options=_LISTENER,
             add_services=add_services,
             interceptors=(Errors(), Routed(routes.load(api.descriptor_set()))),
             drain_seconds=drain_seconds,

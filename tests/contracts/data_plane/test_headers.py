@@ -17,6 +17,7 @@ from stackmesh.headers import (
     RESOURCE,
     REVISION,
     ROUTED,
+    SERVED_BY,
     TRACEPARENT,
 )
 from tests.contracts.data_plane import conformance as api
@@ -89,6 +90,13 @@ async def test_answer_says_by_which_revision_it_was_routed(mesh: Mesh, shape: st
     revision = dict(await call.initial_metadata())[REVISION]
     assert int(revision) > 0
     assert await api.ended(call) is grpc.StatusCode.OK
+
+
+async def test_what_a_backend_says_of_the_gateways_answer_is_not_passed_on(mesh: Mesh):
+    spoofed = api.headers(((REVISION, "999999"), (SERVED_BY, "intruder")))
+    initial = await mesh.client.unary(api.request(MODEL, initial_metadata=spoofed)).initial_metadata()
+    assert (initial.get_all(SERVED_BY), len(initial.get_all(REVISION))) == (["alpha"], 1)
+    assert initial[REVISION] != "999999"
 
 
 @pytest.mark.parametrize("key", [PROVIDER_DATA, *PROVIDER_DATA_ALIASES])

@@ -11,9 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
+from stackmesh.inspect.v1 import inspect_service_pb2
+from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import Backend
 from tests.contracts.data_plane.mesh import Doomed, Mesh, called, until, until_answered
+from tests.contracts.data_plane.refuser import Refuser
 
 pytestmark = pytest.mark.gateway
 
@@ -30,6 +33,15 @@ async def spread(mesh: Mesh, model: str, wanted: int) -> None:
             slow = api.request(model, delay_ms=30)
             answers = await asyncio.gather(*(until_answered(partial(mesh.client.unary, slow)) for _ in range(4)))
             reached = {answer.instance_id for answer in answers}
+
+
+async def known(mesh: Mesh, provider: str, wanted: int) -> None:
+    """Wait until the plane knows of this many instances, without a call to any."""
+    stub, hosts = InspectServiceStub(mesh.channel), 0
+    async with asyncio.timeout(10):
+        while hosts != wanted:
+            answer = await stub.ListProviders(inspect_service_pb2.ListProvidersRequest(), timeout=5)
+            hosts = next((len(p.instances) for p in answer.providers if p.provider.provider_id == provider), 0)
 
 
 async def streams(mesh: Mesh, count: int, message: Any) -> dict[str, list[Any]]:
@@ -91,6 +103,46 @@ async def test_last_instance_that_leaves_leaves_a_reason(mesh: Mesh):
     async with asyncio.timeout(10):
         while not await gone():
             assert codes[-1] is grpc.StatusCode.UNAVAILABLE
+
+
+@asynccontextmanager
+async def refused(mesh: Mesh, after: int) -> AsyncGenerator[tuple[str, Backend, Refuser]]:
+    """A model with two instances, one of which refuses each stream after so many bytes."""
+    provider, model = named("refused"), named("model")
+    async with mesh.joined(named("serves"), provider, model) as serves:
+        await mesh.register(model, provider_id=provider)
+        await spread(mesh, model, 1)
+        registry = mesh.config.registry.address
+        async with Refuser(after).running(registry, named("refuses"), provider, model) as refuser:
+            await known(mesh, provider, 2)
+            yield model, serves, refuser
+
+
+@pytest.mark.parametrize("shape", ["unary", "server_stream"])
+async def test_refused_call_is_repeated_elsewhere(mesh: Mesh, shape: str):
+    async with refused(mesh, 1) as (model, _, refuser):
+        calls = [mesh.client.start(shape, api.request(model, messages=1)) for _ in range(20)]
+        assert await asyncio.gather(*map(api.ended, calls)) == [grpc.StatusCode.OK] * 20
+        assert refuser.refused
+
+
+@pytest.mark.parametrize("after", [1, 2000])
+@pytest.mark.parametrize("shape", ["client_stream", "bidi"])
+async def test_refused_stream_is_repeated_whole_or_not_at_all(mesh: Mesh, shape: str, after: int):
+    """What went to the instance that refused it is lost: what arrives elsewhere has to begin at the beginning."""
+    payloads = [b"%d" % i + bytes(500) for i in range(10)]
+
+    async def one() -> tuple[bool, list[bytes]]:
+        call_id, metadata = called()
+        requests = (api.request(model, payload=payload) for payload in payloads)
+        ok = await api.ended(getattr(mesh.client, shape)(requests, metadata=metadata)) is grpc.StatusCode.OK
+        seen = [api.CallRequest.FromString(body).payload for one in serves.of(call_id) for body in one.bodies]
+        return ok, seen
+
+    async with refused(mesh, after) as (model, serves, refuser):
+        for ok, seen in await asyncio.gather(*(one() for _ in range(40))):
+            assert seen == (payloads if ok else [])
+        assert refuser.refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,4 +131,5 @@ async def test_balanced_between_instances(mesh: Mesh):
 
 async def test_answer_says_who_served_it(mesh: Mesh):
     call = mesh.client.unary(api.request(MODEL))
-    assert (await call).instance_id in dict(await call.initial_metadata())[SERVED_BY]
+    initial = await call.initial_metadata()
+    assert initial.get_all(SERVED_BY) == [(await call).instance_id]

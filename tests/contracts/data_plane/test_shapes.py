@@ -1,14 +1,19 @@
 """The four call shapes, in order, whole, as they come."""
 
 import asyncio
+import contextlib
+import itertools
+from typing import Any
 
 import grpc
+import pytest
 
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.mesh import Mesh, called, until
 from tests.contracts.data_plane.plane import MODEL
 
 MANY = 1000
+OK = grpc.StatusCode.OK
 
 
 async def test_unary(mesh: Mesh):
@@ -70,6 +75,37 @@ async def test_half_close_reaches_the_backend(mesh: Mesh):
 async def test_server_goes_on_after_the_clients_half_close(mesh: Mesh):
     call = mesh.client.bidi(iter([api.request(MODEL, messages=50, delay_ms=1)]))
     assert [answer.index async for answer in call] == list(range(50))
+
+
+@pytest.mark.parametrize(("answers", "code"), [(0, grpc.StatusCode.ABORTED), (3, grpc.StatusCode.ABORTED), (3, OK)])
+async def test_answer_is_whole_though_the_client_still_writes(mesh: Mesh, answers: int, code: grpc.StatusCode):
+    """With grpc's other client: the asynchronous one makes INTERNAL of any status that comes while it writes."""
+    script: dict[str, Any] = {"messages": answers, "trailing_metadata": api.headers((("x-end", "told"),))}
+    if code is not OK:
+        script["failure"] = api.Failure(after=answers, code=code.value[0], message="enough")
+    expected = (answers, code, "" if code is OK else "enough", "told")
+    found = await asyncio.to_thread(_talkative, mesh, api.request(MODEL, **script), 20)
+    assert found == [expected] * 20
+
+
+def _talkative(mesh: Mesh, first: Any, calls: int) -> list[Any]:
+    found = []
+    with grpc.insecure_channel(mesh.plane.address) as channel:
+        bidi = channel.stream_stream(
+            api.BIDI,
+            request_serializer=api.CallRequest.SerializeToString,
+            response_deserializer=api.CallResponse.FromString,
+        )
+        for _ in range(calls):
+            requests = itertools.chain([first], itertools.repeat(api.request(payload=bytes(1000)), 300))
+            call = bidi(requests, metadata=mesh.plane.always, timeout=api.TIMEOUT)
+            answers = 0
+            with contextlib.suppress(grpc.RpcError):
+                for _ in call:
+                    answers += 1
+            details = "" if call.code() is OK else call.details()
+            found.append((answers, call.code(), details, dict(call.trailing_metadata()).get("x-end")))
+    return found
 
 
 async def check_first_message_comes_early(mesh: Mesh) -> None:
