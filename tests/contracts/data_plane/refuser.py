@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from stackmesh.announcer import Announcer, announced
@@ -27,27 +27,32 @@ class Refuser:
 
     def __init__(self, after: int) -> None:
         self.refused = 0
+        self.received = 0
+        """Bytes of all streams."""
+        self.cancelled = 0
+        """Streams that the other side reset."""
         self._after = after
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncGenerator[str]:
+        """Gives its address."""
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            yield "{}:{}".format(*server.sockets[0].getsockname())
 
     @asynccontextmanager
     async def running(self, registry: str, instance_id: str, provider_id: str, *served: str) -> AsyncGenerator[Refuser]:
         """Listening, and registered there."""
-        async with AsyncExitStack() as stack:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            await stack.enter_async_context(server)
-            address = "{}:{}".format(*server.sockets[0].getsockname())
-            report = ServedReport(
-                api=Api.API_INFERENCE,
-                provider_id=provider_id,
-                provider_type=PROVIDER_TYPE,
-                provider_resource_ids=served,
-            )
-            channel = await stack.enter_async_context(internal_channel(registry))
-            announcer = Announcer(channel, instance_id, address, lambda: [report])
-            await stack.enter_async_context(announced(announcer))
-            async with asyncio.timeout(20):
-                await announcer.wait_registered()
-            yield self
+        report = ServedReport(
+            api=Api.API_INFERENCE,
+            provider_id=provider_id,
+            provider_type=PROVIDER_TYPE,
+            provider_resource_ids=served,
+        )
+        async with self.listening() as address, internal_channel(registry) as channel:
+            async with announced(Announcer(channel, instance_id, address, lambda: [report])) as announcer:
+                async with asyncio.timeout(20):
+                    await announcer.wait_registered()
+                yield self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         got: dict[int, int] = {}
@@ -60,7 +65,10 @@ class Refuser:
                 payload = await reader.readexactly(int.from_bytes(head[:3]))
                 if kind in (_SETTINGS, _PING) and not flags & _ACK:
                     writer.write(_frame(kind, _ACK, payload if kind == _PING else b""))
+                elif kind == _RST_STREAM:
+                    self.cancelled += 1
                 elif kind == _DATA:
+                    self.received += len(payload)
                     writer.write(_frame(_WINDOW_UPDATE, payload=max(len(payload), 1).to_bytes(4)))
                     if self._enough(got, stream, len(payload), over=bool(flags & _END_STREAM)):
                         self.refused += 1

@@ -1,11 +1,13 @@
 """Instances come, leave and die; the streams of the others do not notice."""
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +17,9 @@ from stackmesh.inspect.v1 import inspect_service_pb2
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import Backend
-from tests.contracts.data_plane.mesh import Doomed, Mesh, called, until, until_answered
+from tests.contracts.data_plane.mesh import Doomed, Mesh, called, channel, until, until_answered
+from tests.contracts.data_plane.plane import MODEL
+from tests.contracts.data_plane.processes import free_address, started
 from tests.contracts.data_plane.refuser import Refuser
 
 pytestmark = pytest.mark.gateway
@@ -124,6 +128,42 @@ async def test_refused_call_is_repeated_elsewhere(mesh: Mesh, shape: str):
         calls = [mesh.client.start(shape, api.request(model, messages=1)) for _ in range(20)]
         assert await asyncio.gather(*map(api.ended, calls)) == [grpc.StatusCode.OK] * 20
         assert refuser.refused
+
+
+async def check_cut_off(client: api.Client, refuser: Refuser, shape: str, model: str) -> None:
+    """The client cancels before its half-close: upstream the stream is reset, and never half-closed before that."""
+    calls = 30
+    for done in range(calls):
+        call, before = getattr(client, shape)(), refuser.received
+        await call.write(api.request(model))
+        await until(lambda before=before: refuser.received > before)
+        call.cancel()
+        await until(lambda done=done: refuser.cancelled + refuser.refused > done)
+    assert (refuser.cancelled, refuser.refused) == (calls, 0)
+
+
+@pytest.mark.parametrize("shape", ["client_stream", "bidi"])
+async def test_request_that_was_cut_off_never_looks_complete(mesh: Mesh, shape: str):
+    provider, model = named("cut"), named("model")
+    refuser = Refuser(sys.maxsize)  # it refuses what is half-closed
+    async with AsyncExitStack() as stack:
+        async with mesh.joined(named("serves"), provider, model):
+            await mesh.register(model, provider_id=provider)
+            registry = mesh.config.registry.address
+            await stack.enter_async_context(refuser.running(registry, named("watches"), provider, model))
+        await known(mesh, provider, 1)
+        await check_cut_off(mesh.client, refuser, shape, model)
+
+
+@pytest.mark.parametrize("shape", ["client_stream", "bidi"])
+async def test_check_cut_off_fails_on_a_plane_that_takes_a_cancel_for_an_end(shape: str, tmp_path: Path):
+    """grpc.aio does, unless something is done about it."""
+    refuser, listen = Refuser(sys.maxsize), free_address()
+    module, log = "tests.contracts.data_plane.bare_proxy", tmp_path / "bare.log"
+    async with refuser.listening() as address, started(module, listen, address, "none", log=log, address=listen):
+        async with channel(listen) as own:
+            with pytest.raises(AssertionError):
+                await check_cut_off(api.Client(own), refuser, shape, MODEL)
 
 
 @pytest.mark.parametrize("after", [1, 2000])
