@@ -64,6 +64,9 @@ def _decide(error: Exception, method: str, request_id: str) -> MeshError:
             known = from_rpc_error(error)
             log.info("%s %s: callee answered %s: %s", method, request_id, known.code.name, known.message)
             return known if not isinstance(known, Cancelled) else Internal(f"a callee gave up; request id {request_id}")
+        case grpc.aio.InternalError():  # grpc could not write to the client
+            log.info("%s %s: the client is gone", method, request_id)
+            return Cancelled("the client is gone")
         case TimeoutError():
             return Timeout("the call took longer than its deadline")
         case _:

@@ -32,6 +32,8 @@ class Service(InferenceServiceServicer):
         self.failure = None
         self.seen = None
         self.ended = asyncio.Event()
+        self.flood = ""
+        self.drained = asyncio.Event()
 
     async def Completion(self, request, context):
         self.seen = calls.current()
@@ -43,12 +45,16 @@ class Service(InferenceServiceServicer):
         self.seen = calls.current()
         try:
             yield pb.StreamCompletionResponse(delta="a")
+            while self.flood:
+                yield pb.StreamCompletionResponse(delta=self.flood)
             if self.failure is not None:
                 raise self.failure
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.ended.set()
             raise
+        finally:
+            self.drained.set()
 
     ChatCompletion = StreamChatCompletion = Embeddings = Completion
 
@@ -132,6 +138,19 @@ async def test_a_cancelled_stream_is_cancelled_inside(stub, service):
     call.cancel()
     async with asyncio.timeout(5):
         await service.ended.wait()
+
+
+async def test_a_client_that_leaves_during_a_write_is_no_error(stub, service, caplog):
+    service.flood = "x" * 100_000
+    for _ in range(40):
+        service.drained.clear()
+        call = stub.StreamCompletion(REQUEST, metadata=ROUTED)
+        await call.read()
+        await call.read()
+        call.cancel()
+        async with asyncio.timeout(5):
+            await service.drained.wait()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_calls_do_not_see_each_others_data(stub, service):
