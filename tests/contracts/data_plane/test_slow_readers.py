@@ -20,7 +20,7 @@ MESSAGE = 64 * 1024
 MESSAGES = 320
 """20 MiB a stream: more than all buffers on the way hold."""
 CALLS = 200
-ROUNDS = 5
+ROUNDS = 8
 
 
 async def p99(client: api.Client) -> float:
@@ -52,7 +52,7 @@ async def settled(seen: list[Seen]) -> None:
 async def check_stalled_readers(mesh: Mesh, streams: int, *, patience: float = 20) -> None:
     async with stalling(mesh.plane.address) as own, mesh.connected() as other:
         slow = api.Client(own, mesh.plane.always)
-        quiet = await p99(other)
+        quiet = max([await p99(other) for _ in range(3)])
         before = memory(mesh.plane.pid)
         calls, seen = [], []
         for _ in range(streams):
