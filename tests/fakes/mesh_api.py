@@ -32,7 +32,10 @@ class ScriptedInference(InferenceServiceServicer):
     async def ChatCompletion(self, request: pb.ChatCompletionRequest, context: Any) -> pb.ChatCompletionResponse:
         self._see(context)
         if request.model_id == "hang":
-            await self._hang()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.ended.set()
         if request.model_id == "cancelled":
             await context.abort(grpc.StatusCode.CANCELLED, "somebody hung up")
         self._refuse(request.model_id)
@@ -43,14 +46,17 @@ class ScriptedInference(InferenceServiceServicer):
     ) -> AsyncGenerator[pb.StreamChatCompletionResponse]:
         self._see(context)
         self._refuse(request.model_id)
-        for word in ("one", "two", "three"):
-            yield _said(word)
-        if request.model_id == "breaks":
-            raise QueueFull("no more", retry_after=1.5)
-        if request.model_id == "cancelled":
-            await context.abort(grpc.StatusCode.CANCELLED, "somebody hung up")
-        if request.model_id == "hang":
-            await self._hang()
+        try:
+            for word in ("one", "two", "three"):
+                yield _said(word)
+            if request.model_id == "breaks":
+                raise QueueFull("no more", retry_after=1.5)
+            if request.model_id == "cancelled":
+                await context.abort(grpc.StatusCode.CANCELLED, "somebody hung up")
+            if request.model_id == "hang":
+                await asyncio.sleep(60)
+        finally:
+            self.ended.set()  # a client may leave while a word is on its way
 
     async def Completion(self, request: pb.CompletionRequest, context: Any) -> pb.CompletionResponse:
         return pb.CompletionResponse(content=request.content.items[0].text)
@@ -73,12 +79,6 @@ class ScriptedInference(InferenceServiceServicer):
             raise ResourceNotFound("no model is called 'unknown'")
         if model_id == "wrong":
             raise InvalidField("messages", "is empty")
-
-    async def _hang(self) -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            self.ended.set()
 
 
 class PagedModels(ModelsServiceServicer):
