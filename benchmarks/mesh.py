@@ -12,9 +12,10 @@ from typing import Any, Final
 import grpc
 import yaml
 
-from benchmarks.processes import BenchmarkError, Child, free_address
+from benchmarks.processes import BenchmarkError, Child
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from stackmesh.ports import free_port
 from stackmesh.transport import CLIENT_CHANNEL
 
 _NOT_YET: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION)
@@ -33,7 +34,7 @@ class MeshFile:
 
 def write(folder: Path, model: str, provider: Mapping[str, Any]) -> MeshFile:
     """Write `folder/mesh.yaml`; its registry's database is in the folder too."""
-    mesh = MeshFile(folder / "mesh.yaml", registry=free_address(), gateway=free_address())
+    mesh = MeshFile(folder / "mesh.yaml", registry=f"127.0.0.1:{free_port()}", gateway=f"127.0.0.1:{free_port()}")
     tree = {
         "version": 1,
         "registry": {"store": f"sqlite:///{folder / 'registry.db'}", "address": mesh.registry},

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from stackmesh.errors import MeshError, from_rpc_error
 from stackmesh.inference.v1.inference_service_pb2 import ChatCompletionRequest, SamplingParams, Usage
 from stackmesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from stackmesh.inspect.v1.inspect_service_pb2 import RouteInfo
+from stackmesh.ports import free_port
 from stackmesh.registry.v1.resources_pb2 import ServingState
 from stackmesh.supervisor import StartFailed, commands, same_code, supervised
 from stackmesh.supervisor.view import Lines
@@ -74,17 +74,9 @@ async def _demo(text: str) -> None:
 def _apart(text: str, folder: Path) -> str:
     """The configuration on free ports and in a folder of its own, so that a running mesh is in nobody's way."""
     tree: dict[str, Any] = yaml.safe_load(text)
-    registry, gateway = _free_ports()
-    tree["registry"] = {"store": f"sqlite:///{folder / 'registry.db'}", "address": f"127.0.0.1:{registry}"}
-    tree["gateway"] = {"address": f"127.0.0.1:{gateway}"}
+    tree["registry"] = {"store": f"sqlite:///{folder / 'registry.db'}", "address": f"127.0.0.1:{free_port()}"}
+    tree["gateway"] = {"address": f"127.0.0.1:{free_port()}"}
     return yaml.safe_dump(tree)
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 async def _first_route(client: Client) -> RouteInfo:

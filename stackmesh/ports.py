@@ -1,11 +1,19 @@
-"""Who holds a port, for the message of the one who wanted it."""
+"""Ports of this machine: who holds one, and which is free."""
 
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 
 _LISTEN = "0A"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at now; somebody may soon."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 def holder(port: int) -> str | None:

@@ -14,4 +14,4 @@ async def until(condition: Callable[[], object | Awaitable[object]], seconds: fl
             met = condition()
             if await met if inspect.isawaitable(met) else met:
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.002)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stackmesh.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 STACKMESH = (sys.executable, "-m", "stackmesh")
 
@@ -22,12 +23,6 @@ def environment(**more: str) -> Mapping[str, str]:
     """One in which a terminal is no terminal, wherever the tests run."""
     kept = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "NO_COLOR", "STACKMESH_ADDRESS"}}
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @dataclass

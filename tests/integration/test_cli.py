@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from stackmesh.ports import free_port
 from tests.fakes.terminal import Terminal
-from tests.fakes.up import STACKMESH, Up, environment, free_port, running_up, stackmesh
+from tests.fakes.up import STACKMESH, Up, environment, running_up, stackmesh
 
 PROVIDERS = """\
   - {provider_id: e, provider_type: "inline::echo", config: {models: [echo, spare]}}

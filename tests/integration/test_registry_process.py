@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from registry_service.server import running
 from registry_service.sqlite import SqliteStore
 from stackmesh.announcer import Announcer
 from stackmesh.config import parse
+from stackmesh.ports import free_port
 from stackmesh.reflector import Reflector
 from stackmesh.registry.v1 import announce_service_pb2, watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
@@ -21,12 +21,6 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 20.0
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def write_config(folder, port, db="registry.db"):

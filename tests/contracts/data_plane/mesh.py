@@ -15,13 +15,15 @@ import grpc
 import yaml
 
 from stackmesh.config import Config, parse
+from stackmesh.ports import free_port
 from stackmesh.registry.v1 import models_service_pb2
 from stackmesh.registry.v1.models_service_pb2_grpc import ModelsServiceStub
 from stackmesh.transport import CLIENT_CHANNEL
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import CALL_ID, PROVIDER_TYPE, Backend, Seen
 from tests.contracts.data_plane.plane import MODEL, PROVIDER, PROVIDER_MODEL, Plane, Running, Setup
-from tests.contracts.data_plane.processes import announcing, free_address, started
+from tests.contracts.data_plane.processes import announcing, started
+from tests.waiting import until
 
 PAIR: Final = "pair"
 UNARY_TIMEOUT: Final = 1.0
@@ -112,13 +114,6 @@ def called(*more: tuple[str, str | bytes]) -> tuple[str, api.Metadata]:
     return call_id, ((CALL_ID, call_id), *more)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- the condition is another part's state, which sets no event
-            await asyncio.sleep(0.002)
-
-
 async def until_answered(ask: Callable[[], Awaitable[Any]], seconds: float = _READY_SECONDS) -> Any:
     """Ask until there is an answer."""
     async with asyncio.timeout(seconds):
@@ -140,10 +135,19 @@ async def register(channel: grpc.aio.Channel, model_id: str, **fields: Any) -> N
 
 
 def configuration(folder: Path) -> Config:
+    registry, gateway = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     tree = {
         "version": 1,
-        "registry": {"store": f"sqlite:///{folder}/registry.db", "address": free_address(), "lease_ttl": 5.0},
-        "gateway": {"address": free_address(), "unary_timeout": UNARY_TIMEOUT, "stream_timeout": STREAM_TIMEOUT},
+        "registry": {
+            "store": f"sqlite:///{folder}/registry.db",
+            "address": f"127.0.0.1:{free_port()}",
+            "lease_ttl": 5.0,
+        },
+        "gateway": {
+            "address": f"127.0.0.1:{free_port()}",
+            "unary_timeout": UNARY_TIMEOUT,
+            "stream_timeout": STREAM_TIMEOUT,
+        },
         "providers": {"inference": [{"provider_id": p, "provider_type": PROVIDER_TYPE} for p in (PROVIDER, PAIR)]},
         "models": [
             {"model_id": MODEL, "provider_id": PROVIDER, "provider_model_id": PROVIDER_MODEL},

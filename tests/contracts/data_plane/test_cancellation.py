@@ -8,8 +8,9 @@ import grpc
 import pytest
 
 from tests.contracts.data_plane import conformance as api
-from tests.contracts.data_plane.mesh import Mesh, called, running, until
+from tests.contracts.data_plane.mesh import Mesh, called, running
 from tests.contracts.data_plane.plane import MODEL, BareProxyPlane
+from tests.waiting import until
 
 BOUND = 0.4
 """Seconds from the client's cancel to the backend's."""

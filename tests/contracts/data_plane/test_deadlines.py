@@ -6,8 +6,9 @@ import grpc
 import pytest
 
 from tests.contracts.data_plane import conformance as api
-from tests.contracts.data_plane.mesh import STREAM_TIMEOUT, UNARY_TIMEOUT, Mesh, called, until
+from tests.contracts.data_plane.mesh import STREAM_TIMEOUT, UNARY_TIMEOUT, Mesh, called
 from tests.contracts.data_plane.plane import MODEL
+from tests.waiting import until
 
 ROUNDED_UP = 1.05
 """grpc-timeout has two or three significant digits, and each hop rounds up."""

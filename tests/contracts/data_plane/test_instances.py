@@ -15,12 +15,14 @@ import pytest
 
 from stackmesh.inspect.v1 import inspect_service_pb2
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
+from stackmesh.ports import free_port
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import Backend
-from tests.contracts.data_plane.mesh import Doomed, Mesh, called, channel, until, until_answered
+from tests.contracts.data_plane.mesh import Doomed, Mesh, called, channel, until_answered
 from tests.contracts.data_plane.plane import MODEL
-from tests.contracts.data_plane.processes import free_address, started
+from tests.contracts.data_plane.processes import started
 from tests.contracts.data_plane.refuser import Refuser
+from tests.waiting import until
 
 pytestmark = pytest.mark.gateway
 
@@ -158,7 +160,7 @@ async def test_request_that_was_cut_off_never_looks_complete(mesh: Mesh, shape: 
 @pytest.mark.parametrize("shape", ["client_stream", "bidi"])
 async def test_check_cut_off_fails_on_a_plane_that_takes_a_cancel_for_an_end(shape: str, tmp_path: Path):
     """grpc.aio does, unless something is done about it."""
-    refuser, listen = Refuser(sys.maxsize), free_address()
+    refuser, listen = Refuser(sys.maxsize), f"127.0.0.1:{free_port()}"
     module, log = "tests.contracts.data_plane.bare_proxy", tmp_path / "bare.log"
     async with refuser.listening() as address, started(module, listen, address, "none", log=log, address=listen):
         async with channel(listen) as own:

@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 from tests.contracts.data_plane import conformance as api
-from tests.contracts.data_plane.mesh import Mesh, called, until
+from tests.contracts.data_plane.mesh import Mesh, called
 from tests.contracts.data_plane.plane import MODEL
+from tests.waiting import until
 
 MANY = 1000
 OK = grpc.StatusCode.OK

@@ -10,9 +10,10 @@ import pytest
 
 from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import Seen
-from tests.contracts.data_plane.mesh import Mesh, called, running, until
+from tests.contracts.data_plane.mesh import Mesh, called, running
 from tests.contracts.data_plane.plane import MODEL, BareProxyPlane
 from tests.contracts.data_plane.processes import memory
+from tests.waiting import until
 
 MEMORY_A_STREAM = 5_000_000
 """Bytes of the plane for one stalled stream: 100 of them cost at most 500 MB."""

@@ -10,6 +10,7 @@ import pytest
 from services.inference.llamacpp.engine import Call, Engine, Run
 from services.inference.llamacpp.server import Callback
 from stackmesh.errors import QueueFull, ShuttingDown
+from tests.waiting import until
 
 LIMIT = 5.0
 
@@ -34,12 +35,6 @@ class Backend:
 
     def speak(self, times: int = 1) -> None:
         self.gate.release(times)
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 -- what is waited for sets no event
-            await asyncio.sleep(0.001)
 
 
 async def hold(engine: Engine, call: Call) -> None:

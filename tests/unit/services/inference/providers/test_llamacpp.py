@@ -20,6 +20,7 @@ from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.config import ConfigError
 from stackmesh.errors import BackendRejected, ContextExceeded, InvalidField, NotServing, QueueFull, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
+from tests.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("llama.cpp")]
 
@@ -38,12 +39,6 @@ def chat(text: str = "Tell me a story.", **params) -> pb.ChatCompletionRequest:
     message = content_pb2.Message(user=content_pb2.UserMessage(content=texts.content(text)))
     params = {"max_tokens": 200, "strategy": pb.SamplingStrategy.SAMPLING_STRATEGY_GREEDY, "seed": 1, **params}
     return pb.ChatCompletionRequest(model_id=MODEL, messages=[message], sampling_params=pb.SamplingParams(**params))
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 -- what is waited for sets no event
-            await asyncio.sleep(0.002)
 
 
 async def busy(provider: LlamaCpp) -> int:
