@@ -140,11 +140,11 @@ def configuration(folder: Path) -> Config:
         "version": 1,
         "registry": {
             "store": f"sqlite:///{folder}/registry.db",
-            "address": f"127.0.0.1:{free_port()}",
+            "address": registry,
             "lease_ttl": 5.0,
         },
         "gateway": {
-            "address": f"127.0.0.1:{free_port()}",
+            "address": gateway,
             "unary_timeout": UNARY_TIMEOUT,
             "stream_timeout": STREAM_TIMEOUT,
         },
