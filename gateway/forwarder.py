@@ -15,7 +15,8 @@ from gateway import metadata
 from gateway.balancer import Balancer
 from gateway.director import type_word
 from gateway.routing import Routing
-from gateway.tries import Tries, Try
+from gateway.tries import Tries, Way
+from gateway.unary import UnaryCall
 from stackmesh.config import GatewayConfig
 from stackmesh.errors import Timeout
 from stackmesh.routes import Method
@@ -32,103 +33,90 @@ class Forwarder:
     """Behaviours raise MeshError for what is decided here; what an upstream answered they pass on by themselves."""
 
     def __init__(self, method: Method, routing: Routing, balancer: Balancer, limits: GatewayConfig) -> None:
-        self._method = method
-        self._routing = routing
-        self._balancer = balancer
-        self._word = type_word(method.route.resource_type) if method.read_key is not None else ""
         streams = method.client_streaming or method.server_streaming
-        self._limit = limits.stream_timeout if streams else limits.unary_timeout
+        limit = limits.stream_timeout if streams else limits.unary_timeout
+        self._way = Way(method, routing, balancer, limit)
+        self._read_key = method.read_key
+        self._word = type_word(method.route.resource_type) if method.read_key is not None else ""
 
     async def unary_unary(self, request: bytes, context: Any) -> bytes | None:
-        tries = self._begin(context)
+        tries = Tries(self._way, context)
         name = self._name(tries, request)
         while True:
-            with await tries.next(name) as attempt:
-                call = attempt.start(request)
+            with await tries.next(name):
+                call: UnaryCall = tries.start(request)
                 try:
-                    response = await call
+                    response = await call.response()
                 except grpc.aio.AioRpcError as error:
-                    await attempt.fail(error, context)
+                    await tries.fail(error)
                     continue
-                await attempt.answer(await call.initial_metadata(), context)
-                await _end(call, context)
+                await tries.answer(call.initial_metadata)
+                if trailing := call.trailing_metadata:
+                    context.set_trailing_metadata(trailing)
                 return response
 
     async def unary_stream(self, request: bytes, context: Any) -> None:
-        tries = self._begin(context)
+        tries = Tries(self._way, context)
         name = self._name(tries, request)
         while True:
-            with await tries.next(name) as attempt:
-                call = attempt.start(request)
+            with await tries.next(name):
+                call = tries.start(request)
                 try:
-                    await _relay(attempt, call, context)
+                    await _relay(tries, call, context)
                 except grpc.aio.AioRpcError as error:
-                    await attempt.fail(error, context)
+                    await tries.fail(error)
                     continue
                 return
 
     async def stream_unary(self, _requests: object, context: Any) -> bytes | None:
-        tries = self._begin(context)
+        tries = Tries(self._way, context)
         name, first = await self._first(tries, context)
         while True:
-            with await tries.next(name) as attempt:
-                call = attempt.start()
+            with await tries.next(name):
+                call = tries.start()
                 try:
                     await call.wait_for_connection()
-                    attempt.spent = True
+                    tries.spent = True
                     async with background(_pump(first, context, call), "pump requests"):
                         initial = await call.initial_metadata()
                         if not call.done():
-                            await attempt.answer(initial, context)
+                            await tries.answer(initial)
                         response = await call
                 except grpc.aio.AioRpcError as error:
-                    await attempt.fail(error, context)
+                    await tries.fail(error)
                     continue
-                if not attempt.answered:
-                    await attempt.answer(initial, context)
+                if not tries.answered:
+                    await tries.answer(initial)
                 await _end(call, context)
                 return response
 
     async def stream_stream(self, _requests: object, context: Any) -> None:
-        tries = self._begin(context)
+        tries = Tries(self._way, context)
         name, first = await self._first(tries, context)
         while True:
-            with await tries.next(name) as attempt:
-                call = attempt.start()
+            with await tries.next(name):
+                call = tries.start()
                 try:
                     await call.wait_for_connection()
-                    attempt.spent = True
+                    tries.spent = True
                     async with background(_pump(first, context, call), "pump requests"):
-                        await _relay(attempt, call, context)
+                        await _relay(tries, call, context)
                 except grpc.aio.AioRpcError as error:
-                    await attempt.fail(error, context)
+                    await tries.fail(error)
                     continue
                 return
 
-    def _begin(self, context: Any) -> Tries:
-        incoming = metadata.read(context.invocation_metadata())
-        timeout = context.time_remaining()
-        imposed = timeout is None
-        return Tries(
-            self._method,
-            self._routing,
-            self._balancer,
-            incoming,
-            self._limit if imposed else timeout,
-            imposed=imposed,
-        )
-
     def _name(self, tries: Tries, request: bytes) -> str:
         """The resource the call names: in its header, else in its body."""
-        if self._method.read_key is None:
+        if self._read_key is None:
             return ""
-        if tries.incoming.route is not None:
-            return metadata.route_name(tries.incoming.route, self._word)
-        return self._method.read_key(request)
+        if tries.route is not None:
+            return metadata.route_name(tries.route, self._word)
+        return self._read_key(request)
 
     async def _first(self, tries: Tries, context: Any) -> tuple[str, bytes | None]:
         """The resource the call names, and the first message if it had to be read for that."""
-        if self._method.read_key is None or tries.incoming.route is not None:
+        if self._read_key is None or tries.route is not None:
             return self._name(tries, b""), None
         try:
             async with asyncio.timeout(tries.remaining()):
@@ -138,11 +126,11 @@ class Forwarder:
         return self._name(tries, b"" if first is _EOF else first), first
 
 
-async def _relay(attempt: Try, call: Any, context: Any) -> None:
+async def _relay(tries: Tries, call: Any, context: Any) -> None:
     """Pass the answers on, one by one. Raises AioRpcError when they end in a failure."""
     initial = await call.initial_metadata()
     if not call.done() or await call.code() is _OK:
-        await attempt.answer(initial, context)
+        await tries.answer(initial)
     read, write = call.read, context.write
     while (message := await read()) is not _EOF:
         await write(message)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from random import getrandbits
 from typing import Final, cast
 from urllib.parse import unquote
-
-import grpc
 
 from stackmesh import headers
 from stackmesh.errors import InvalidProviderData, InvalidRoute
@@ -44,59 +41,56 @@ _REMOVED: Final = frozenset(
     }
 )
 _PROVIDER_DATA: Final = (headers.PROVIDER_DATA, *headers.PROVIDER_DATA_ALIASES)
-_LOOKED_AT: Final = _REMOVED | {*_PROVIDER_DATA, headers.ROUTE, headers.REQUEST_ID, headers.TRACEPARENT}
+_MEANT: Final = frozenset((*_PROVIDER_DATA, headers.ROUTE, headers.REQUEST_ID, headers.TRACEPARENT))
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-@dataclass(slots=True)
-class Incoming:
-    """A call's metadata, read once."""
+def read(metadata: Iterable[Pair]) -> tuple[list[Pair], str | None]:
+    """What goes on, with a request id and a traceparent in any case; and the value of `x-stackmesh-route`.
 
-    forwarded: list[Pair]
-    """What goes on, with a request id and a traceparent in any case."""
-    request_id: str
-    route: str | None
-    """The value of `x-stackmesh-route`."""
-
-
-class Sent(grpc.aio.Metadata):
-    """Metadata that is only sent: grpc makes a tuple of it, so the index by key that costs so much is left out."""
-
-    def __init__(self, *pairs: Pair) -> None:
-        self._pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter(self._pairs)
-
-
-def read(metadata: Iterable[Pair]) -> Incoming:
-    """Raises InvalidProviderData or InvalidRoute for what contradicts itself, or is not what it has to be."""
+    Raises InvalidProviderData or InvalidRoute for what contradicts itself, or is not what it has to be.
+    """
     forwarded: list[Pair] = []
-    looked_at: list[Pair] = []
+    meant: list[Pair] = []
     for pair in metadata:
-        (looked_at if pair[0] in _LOOKED_AT else forwarded).append(pair)
-    request_id = traceparent = route = provider_data = None
-    for key, value in looked_at:
+        key = pair[0]
+        if key in _REMOVED:
+            continue
+        (meant if key in _MEANT else forwarded).append(pair)
+    if not meant:
+        forwarded += _correlation()
+        return forwarded, None
+    return _meant(meant, forwarded)
+
+
+def _meant(meant: list[Pair], forwarded: list[Pair]) -> tuple[list[Pair], str | None]:
+    (_, request_id), (_, traceparent) = _correlation()
+    route = provider_data = None
+    for key, value in reversed(meant):  # the first of several counts
         if key in _PROVIDER_DATA:
             provider_data = _same(provider_data, value, InvalidProviderData(f"{headers.PROVIDER_DATA} came twice"))
         elif key == headers.ROUTE:
             route = _same(route, value, InvalidRoute(f"{headers.ROUTE} came twice"))
         elif key == headers.REQUEST_ID:
-            request_id = request_id or value
-        elif key == headers.TRACEPARENT:
-            traceparent = traceparent or value
+            request_id = value or request_id
+        else:
+            traceparent = value or traceparent
     if provider_data is not None:
         _check_provider_data(provider_data)
         forwarded.append((headers.PROVIDER_DATA, provider_data))
     if route is not None:
         forwarded.append((headers.ROUTE, route))
-    request_id = request_id or f"{getrandbits(128):032x}"  # names calls and guards nothing; urandom is a system call
-    forwarded.append((headers.REQUEST_ID, request_id))
-    forwarded.append((headers.TRACEPARENT, traceparent or _traceparent()))
-    return Incoming(forwarded, cast("str", request_id), cast("str | None", route))
+    forwarded += ((headers.REQUEST_ID, request_id), (headers.TRACEPARENT, traceparent))
+    return forwarded, cast("str | None", route)
+
+
+def _correlation() -> tuple[Pair, Pair]:
+    """A request id, and a new trace by W3C Trace Context, version 00, not sampled: nothing was recorded here.
+
+    They name a call and guard nothing, so the random numbers need no system call.
+    """
+    digits = f"{getrandbits(320):080x}"
+    return (headers.REQUEST_ID, digits[:32]), (headers.TRACEPARENT, f"00-{digits[32:64]}-{digits[64:]}-00")
 
 
 def answered(metadata: Iterable[Pair]) -> list[Pair]:
@@ -133,8 +127,3 @@ def _check_provider_data(value: str | bytes) -> None:
         good = False
     if not good:
         raise InvalidProviderData(f"{headers.PROVIDER_DATA} is not a JSON object")
-
-
-def _traceparent() -> str:
-    """A new trace by W3C Trace Context, version 00, not sampled: nothing was recorded here."""
-    return f"00-{getrandbits(128) | 1:032x}-{getrandbits(64) | 1:016x}-00"  # all zeros would be invalid

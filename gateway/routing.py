@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from gateway.director import Endpoint, Target, direct
 from gateway.misses import Misses
 from gateway.snapshot import SnapshotView
-from stackmesh.errors import BackendUnreachable, NotFound, RegistryUnreachable, Unavailable
+from stackmesh.errors import BackendUnreachable, RegistryUnreachable, Unavailable
 from stackmesh.routes import Method
 
 
@@ -17,8 +17,12 @@ class Routing(Protocol):
     unreachable: type[Unavailable]
     """What it means when the endpoint of a call cannot be reached."""
 
-    async def target(self, method: Method, name: str, within: float) -> Target:
-        """The target, within so many seconds. Raises what the director raises, or RegistryUnreachable."""
+    def target(self, method: Method, name: str) -> Target:
+        """The target as far as is known. Raises what the director raises, or RegistryUnreachable."""
+        ...
+
+    async def settle(self, within: float) -> None:
+        """After NotFound: learn all that was registered before. Raises RegistryUnreachable after `within` seconds."""
         ...
 
 
@@ -31,18 +35,14 @@ class ByName:
         self._view = view
         self._misses = misses
 
-    async def target(self, method: Method, name: str, within: float) -> Target:
-        try:
-            return self._direct(method, name)
-        except NotFound:
-            await self._misses.settle(within)
-            return self._direct(method, name)
-
-    def _direct(self, method: Method, name: str) -> Target:
+    def target(self, method: Method, name: str) -> Target:
         snapshot = self._view.snapshot
         if snapshot is None:
             raise RegistryUnreachable("the gateway has not reached the registry yet")
         return direct(method, name, snapshot)
+
+    async def settle(self, within: float) -> None:
+        await self._misses.settle(within)
 
 
 class ToRegistry:
@@ -53,5 +53,8 @@ class ToRegistry:
     def __init__(self, address: str) -> None:
         self._target: Final = Target((Endpoint("", address),))
 
-    async def target(self, method: Method, name: str, within: float) -> Target:
+    def target(self, method: Method, name: str) -> Target:
         return self._target
+
+    async def settle(self, within: float) -> None:
+        """There is nothing to learn."""

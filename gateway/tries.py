@@ -3,11 +3,15 @@
 A call is tried elsewhere only if it was never processed, or if its method is idempotent; only before anything of an
 answer was seen; only before a stream of requests was begun, for what was read of it is gone; at most FURTHER_TRIES
 times, within its deadline.
+
+Every line that a good call passes counts: between two calls the processor's caches have forgotten them all.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Self
 
 import grpc
@@ -16,21 +20,45 @@ from gateway import failures, metadata
 from gateway.balancer import Balancer
 from gateway.channels import Upstream
 from gateway.director import Endpoint, Target
+from gateway.metadata import Pair
 from gateway.routing import Routing
-from stackmesh.errors import Timeout, Unavailable
+from stackmesh.errors import NotFound, Timeout, Unavailable
 from stackmesh.routes import Method
 
 FURTHER_TRIES: Final = 2
 
 
-class Try:
-    """A call on one upstream. Leaving its `with` block cancels what is left of it."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the calls of one method have in common."""
 
-    def __init__(self, tries: Tries, target: Target, upstream: Upstream) -> None:
-        self._tries = tries
-        self.target = target
-        self.upstream = upstream
-        self.call: Any = None
+    method: Method
+    routing: Routing
+    balancer: Balancer
+    limit: float
+    """Seconds for a call whose client sets no deadline."""
+
+
+class Tries:
+    """The tries of one call. `with await tries.next(name):` is one of them; leaving the block ends it upstream."""
+
+    __slots__ = (
+        "_call", "_context", "_forwarded", "_imposed", "_target", "_tried", "_until", "_upstream", "_way",
+        "answered", "route", "spent",
+    )  # fmt: skip
+    _call: Any
+    _target: Target
+    _upstream: Upstream
+
+    def __init__(self, way: Way, context: Any) -> None:
+        """Reads the client's metadata; raises what `metadata.read` raises."""
+        self._way = way
+        self._context = context
+        self._forwarded, self.route = metadata.read(context.invocation_metadata())
+        timeout = context.time_remaining()
+        self._imposed = timeout is None
+        self._until = monotonic() + (way.limit if timeout is None else timeout)
+        self._tried: tuple[Endpoint, ...] = ()
         self.answered = False
         """Whether initial metadata has gone to the client, so that there is no other try."""
         self.spent = False
@@ -39,89 +67,74 @@ class Try:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        if self.call is not None:
-            self.call.cancel()
-        self._tries.balancer.release(self.upstream)
+    def __exit__(self, kind: object, *exc_info: object) -> None:
+        if kind is not None and self._call is not None:
+            self._call.cancel()
+        self._way.balancer.release(self._upstream)
+
+    def remaining(self) -> float:
+        """Seconds left; negative once the deadline has passed."""
+        return self._until - monotonic()
+
+    async def next(self, name: str) -> Self:
+        """The next try, on an upstream that was not tried yet. Raises what the routing raises."""
+        way = self._way
+        try:
+            target = way.routing.target(way.method, name)
+        except NotFound:
+            await way.routing.settle(self.remaining())
+            target = way.routing.target(way.method, name)
+        upstream = way.balancer.pick(target.endpoints, self._tried)
+        if upstream is None:  # the others have left since
+            raise self._unreachable(self._tried[-1])
+        self._target, self._upstream, self._call = target, upstream, None
+        return self
 
     def start(self, *request: bytes) -> Any:
         """Begin the call, of grpc.aio."""
-        tries = self._tries
-        forwarded = metadata.Sent(*tries.incoming.forwarded, *self.target.routed)
-        self.call = self.upstream.callable(tries.method)(*request, timeout=tries.remaining(), metadata=forwarded)
-        return self.call
+        self._call = call = self._upstream.callable(self._way.method)(
+            *request,
+            timeout=self._until - monotonic(),
+            metadata=(*self._forwarded, *self._target.routed),
+        )
+        return call
 
-    async def answer(self, initial: grpc.aio.Metadata, context: Any) -> None:
+    async def answer(self, initial: Collection[Pair]) -> None:
         """Pass the upstream's initial metadata on, and say who it was."""
         self.answered = True
-        self._tries.balancer.answered(self.upstream)
+        upstream = self._upstream
+        if upstream.failures:
+            self._way.balancer.answered(upstream)
         passed_on = metadata.answered(initial) if initial else ()
-        await context.send_initial_metadata((*passed_on, *self.upstream.answered_by, *self.target.answered))
+        await self._context.send_initial_metadata((*passed_on, *upstream.answered_by, *self._target.answered))
 
-    async def fail(self, error: grpc.aio.AioRpcError, context: Any) -> None:
+    async def fail(self, error: grpc.aio.AioRpcError) -> None:
         """Returns if there shall be another try. Else it passes the upstream's status on, or raises what it means."""
         lost = failures.lost(error)
         if lost:
-            self._tries.balancer.failed(self.upstream)
-        if not self.answered and not self.spent and self._tries.again(error, self):
+            self._way.balancer.failed(self._upstream)
+        if not self.answered and not self.spent and self._again(error):
             return
         if lost:
-            raise self._tries.unreachable(self.upstream.endpoint, begun=self.answered) from None
-        if self._tries.imposed and failures.timed_out(error):
-            raise Timeout(
-                f"the call took longer than the {self._tries.timeout:g} s allowed without a deadline"
-            ) from None
+            raise self._unreachable(self._upstream.endpoint) from None
+        if self._imposed and failures.timed_out(error):
+            raise Timeout(f"the call took longer than the {self._way.limit:g} s allowed without a deadline") from None
         if not self.answered:
-            await self.answer(error.initial_metadata(), context)
-        await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata()))
+            await self.answer(tuple(error.initial_metadata()))
+        await self._context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata()))
 
-
-class Tries:
-    """The tries of one call. `timeout` is in seconds from now; `imposed`: it is the gateway's, not the client's."""
-
-    def __init__(
-        self,
-        method: Method,
-        routing: Routing,
-        balancer: Balancer,
-        incoming: metadata.Incoming,
-        timeout: float,
-        *,
-        imposed: bool,
-    ) -> None:
-        self.method = method
-        self.balancer = balancer
-        self.incoming = incoming
-        self.timeout = timeout
-        self.imposed = imposed
-        self._routing = routing
-        self._until = time.monotonic() + timeout
-        self._tried: list[Endpoint] = []
-
-    def remaining(self) -> float:
-        """Seconds left."""
-        return max(self._until - time.monotonic(), 0)
-
-    async def next(self, name: str) -> Try:
-        """The next try, on an upstream that was not tried yet."""
-        target = await self._routing.target(self.method, name, self.remaining())
-        upstream = self.balancer.pick(target.endpoints, self._tried)
-        if upstream is None:  # the others have left since
-            raise self.unreachable(self._tried[-1])
-        return Try(self, target, upstream)
-
-    def again(self, error: grpc.aio.AioRpcError, tried: Try) -> bool:
+    def _again(self, error: grpc.aio.AioRpcError) -> bool:
         """Whether a failed try that has answered nothing is followed by another one."""
-        safe = failures.unprocessed(error, tried.upstream.channel) or (
-            self.method.idempotent and error.code() is grpc.StatusCode.UNAVAILABLE
+        safe = failures.unprocessed(error, self._upstream.channel) or (
+            self._way.method.idempotent and error.code() is grpc.StatusCode.UNAVAILABLE
         )
-        if not safe or len(self._tried) >= FURTHER_TRIES or not self.remaining():
+        if not safe or len(self._tried) >= FURTHER_TRIES or self.remaining() <= 0:
             return False
-        self._tried.append(tried.upstream.endpoint)
-        return any(endpoint not in self._tried for endpoint in tried.target.endpoints)
+        self._tried = (*self._tried, self._upstream.endpoint)
+        return any(endpoint not in self._tried for endpoint in self._target.endpoints)
 
-    def unreachable(self, endpoint: Endpoint, *, begun: bool = False) -> Unavailable:
+    def _unreachable(self, endpoint: Endpoint) -> Unavailable:
         """What it means to the caller that the connection to an endpoint failed or broke."""
         who = f"instance {endpoint.instance_id}" if endpoint.instance_id else "the registry"
-        what = "was lost before the answer was complete" if begun else "cannot be reached, or was lost"
-        return self._routing.unreachable(f"{who} at {endpoint.address} {what}")
+        what = "was lost before the answer was complete" if self.answered else "cannot be reached, or was lost"
+        return self._way.routing.unreachable(f"{who} at {endpoint.address} {what}")

@@ -257,7 +257,7 @@ async def answered_around(front: Front, path: str, misbehaviour: Misbehaviour | 
 
 @pytest.mark.parametrize("path", [CHAT, EMBEDDINGS])
 @pytest.mark.parametrize(
-    "misbehaviour", [None, reset(REFUSED_STREAM), goaway(0, close=True)], ids=["closes", "refuses", "goes away"]
+    "misbehaviour", [None, reset(REFUSED_STREAM), goaway(0)], ids=["closes", "refuses", "goes away"]
 )
 async def test_what_was_never_processed_is_tried_elsewhere(front: Front, path: str, misbehaviour):
     answered, _ = await answered_around(front, path, misbehaviour)
