@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Self
 
 import grpc
 
-from gateway import unary
 from gateway.director import Endpoint
 from gateway.snapshot import Snapshot, SnapshotView
 from stackmesh import headers
@@ -48,7 +46,7 @@ class Upstream:
         found = self._callables.get(method.path)
         if found is None:
             shapes: dict[tuple[bool, bool], Any] = {
-                (False, False): partial(unary.opener, self.channel),
+                (False, False): self.channel.unary_unary,
                 (False, True): self.channel.unary_stream,
                 (True, False): self.channel.stream_unary,
                 (True, True): self.channel.stream_stream,

@@ -16,7 +16,6 @@ from gateway.balancer import Balancer
 from gateway.director import type_word
 from gateway.routing import Routing
 from gateway.tries import Tries, Way
-from gateway.unary import UnaryCall
 from stackmesh.config import GatewayConfig
 from stackmesh.errors import Timeout
 from stackmesh.routes import Method
@@ -44,15 +43,14 @@ class Forwarder:
         name = self._name(tries, request)
         while True:
             with await tries.next(name):
-                call: UnaryCall = tries.start(request)
+                call = tries.start(request)
                 try:
-                    response = await call.response()
+                    response = await call
                 except grpc.aio.AioRpcError as error:
                     await tries.fail(error)
                     continue
-                await tries.answer(call.initial_metadata)
-                if trailing := call.trailing_metadata:
-                    context.set_trailing_metadata(trailing)
+                await tries.answer(await call.initial_metadata())
+                tries.end(await call.trailing_metadata())
                 return response
 
     async def unary_stream(self, request: bytes, context: Any) -> None:
@@ -87,7 +85,7 @@ class Forwarder:
                     continue
                 if not tries.answered:
                     await tries.answer(initial)
-                await _end(call, context)
+                tries.end(await call.trailing_metadata())
                 return response
 
     async def stream_stream(self, _requests: object, context: Any) -> None:
@@ -134,12 +132,7 @@ async def _relay(tries: Tries, call: Any, context: Any) -> None:
     read, write = call.read, context.write
     while (message := await read()) is not _EOF:
         await write(message)
-    await _end(call, context)
-
-
-async def _end(call: Any, context: Any) -> None:
-    if trailing := await call.trailing_metadata():
-        context.set_trailing_metadata(tuple(trailing))
+    tries.end(await call.trailing_metadata())
 
 
 async def _pump(first: bytes | None, context: Any, call: Any) -> None:

@@ -24,7 +24,7 @@ REQUEST_ID: Final = "x-request-id"
 TRACEPARENT: Final = "traceparent"
 
 SERVED_BY: Final = "x-stackmesh-served-by"
-"""In the answer's initial metadata: the instance that served the call."""
+"""The instance that served the call: in a stream's initial metadata, in a unary answer's trailing metadata."""
 
 REVISION: Final = "x-stackmesh-revision"
-"""In the answer's initial metadata: the registry revision the call was routed by."""
+"""The registry revision the call was routed by, beside `SERVED_BY`."""

@@ -229,8 +229,8 @@ async def test_headers_are_the_gateways_own(front: Front):
         assert [seen.get(k) for k in (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE)] == ["p", "theirs", "m"]
         assert SERVED_BY not in seen
         assert seen["x-mine"] == "1"
-        initial = dict(await call.initial_metadata())
-        assert (initial[SERVED_BY], initial[REVISION]) == ("i0", str(front.watch.revision))
+        said = dict(await call.trailing_metadata())
+        assert (said[SERVED_BY], said[REVISION]) == ("i0", str(front.watch.revision))
         for metadata, error in (
             (((ROUTE, "shield=m"),), InvalidRoute),
             (((ROUTE, "model=%zz"),), InvalidRoute),

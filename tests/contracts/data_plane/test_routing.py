@@ -131,5 +131,4 @@ async def test_balanced_between_instances(mesh: Mesh):
 
 async def test_answer_says_who_served_it(mesh: Mesh):
     call = mesh.client.unary(api.request(MODEL))
-    initial = await call.initial_metadata()
-    assert initial.get_all(SERVED_BY) == [(await call).instance_id]
+    assert (await call.trailing_metadata()).get_all(SERVED_BY) == [(await call).instance_id]
