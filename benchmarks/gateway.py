@@ -5,13 +5,15 @@
     load -> gateway ----> backend     python: the gateway, named after its data plane
 
 The same load and the same backend each time, the cases in turn within every round, and in another order each round.
-CPU is read from /proc/PID/stat of the process in the middle while no call is under way, so it holds on a busy machine.
+CPU is read from the clock of the process in the middle while no call is under way, so it holds on a busy machine. The
+processes in the middle have one core for themselves, the others share the rest: moving between cores costs CPU too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import os
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,16 +150,17 @@ async def _cases(folder: Path) -> AsyncGenerator[tuple[Load, Sequence[Case]]]:
     provider = {"provider_id": backend.PROVIDER, "provider_type": backend.PROVIDER_TYPE}
     file = mesh.write(folder, backend.MODEL, provider)
     async with AsyncExitStack() as stack:
+        middle, around = _cores(os.sched_getaffinity(0))
 
-        async def start(name: str, *arguments: str, talks: bool = True) -> Child:
-            return await stack.enter_async_context(running(name, *arguments, folder=folder, talks=talks))
+        async def start(name: str, *arguments: str, talks: bool = True, cpus: Collection[int] = around) -> Child:
+            return await stack.enter_async_context(running(name, *arguments, folder=folder, talks=talks, cpus=cpus))
 
         registry = await start("registry", "registry_service", "--config", str(file.path), talks=False)
-        gateway = await start("gateway", "gateway", "--config", str(file.path), talks=False)
+        gateway = await start("gateway", "gateway", "--config", str(file.path), talks=False, cpus=middle)
         instance = await start("backend", "benchmarks.backend", file.registry)
         address = await instance.read_line()
-        bare = await start("bare proxy", "benchmarks.bare_proxy", address)
-        null = await start("second bare proxy", "benchmarks.bare_proxy", address)
+        bare = await start("bare proxy", "benchmarks.bare_proxy", address, cpus=middle)
+        null = await start("second bare proxy", "benchmarks.bare_proxy", address, cpus=middle)
         load = await start("load", "benchmarks.load")
         cases = [
             Case("direct", address, instance),
@@ -168,6 +171,12 @@ async def _cases(folder: Path) -> AsyncGenerator[tuple[Load, Sequence[Case]]]:
         hello = requests.chat(backend.MODEL, "hello", 1)
         await mesh.first_chunk(file.gateway, hello, _START_SECONDS, [registry, gateway, instance])
         yield Load(load), cases
+
+
+def _cores(allowed: Collection[int]) -> tuple[Collection[int], Collection[int]]:
+    """One core for what is measured, the rest for what is around it; a single one is shared."""
+    first, *rest = sorted(allowed)
+    return (first,), rest or (first,)
 
 
 def _result(calls: Rounds, chunks: Rounds, took: Mapping[str, Sequence[float]]) -> Result:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -83,8 +83,10 @@ class Child:
 
 
 @asynccontextmanager
-async def running(name: str, *arguments: str, folder: Path, talks: bool = False) -> AsyncGenerator[Child]:
-    """`python -m ARGUMENTS` while the body runs; its log is `folder/NAME.log`.
+async def running(
+    name: str, *arguments: str, folder: Path, talks: bool = False, cpus: Collection[int] = ()
+) -> AsyncGenerator[Child]:
+    """`python -m ARGUMENTS` while the body runs, on `cpus` alone if given; its log is `folder/NAME.log`.
 
     One that `talks` says on stdout what it is asked; with the others, stdout goes to the log too.
     """
@@ -100,6 +102,8 @@ async def running(name: str, *arguments: str, folder: Path, talks: bool = False)
         )
     child = Child(name, process, log)
     try:
+        if cpus:
+            os.sched_setaffinity(process.pid, cpus)  # before it has other threads, which inherit it
         yield child
     finally:
         await asyncio.shield(child.stop())
