@@ -14,7 +14,7 @@ MESSAGE_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one message from a client."""
 
 _WINDOW: Final[Options] = (
-    # Without these a stream's window grows with the bandwidth, and 100 clients that do not read cost 1.9 GB.
+    # Without these a stream's window grows with the bandwidth, and so does what a client that does not read costs.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 256 * 1024),
 )
