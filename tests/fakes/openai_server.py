@@ -91,7 +91,8 @@ def failing(status: int, payload: Any, headers: Mapping[str, str] | None = None)
 class OpenAIServer:
     """`async with` starts and stops it."""
 
-    def __init__(self, *models: str, key: str | None = None) -> None:
+    def __init__(self, *models: str, key: str | None = None, port: int = 0) -> None:
+        self.port = port
         self.models = list(models or ("fake-model",))
         self.key = key
         """What it wants as a bearer token."""
@@ -109,7 +110,7 @@ class OpenAIServer:
         self._open: set[_Connection] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}/v1"
