@@ -159,19 +159,22 @@ def parse(text: str, environment: Mapping[str, str], name: str) -> Config:
         raise ConfigError(f"{name}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{name}: must be a mapping that begins with `version: 1`")
-    config = validate(Config, _expand(tree, environment, name, ()), name)
+    config = validate(Config, _expand(tree, environment, name, ()), f"{name}: ")
     if problems := list(_contradictions(config)):
         raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
     return config
 
 
-def validate(model: type[M], tree: object, name: str) -> M:
-    """`tree` as `model`, or ConfigError with a line for each problem: path, what is wrong, the nearest valid key."""
+def validate(model: type[M], tree: object, prefix: str) -> M:
+    """`tree` as `model`, or ConfigError with a line for each problem: path, what is wrong, the nearest valid key.
+
+    `prefix` is put before each path: `mesh.yaml: ` for a file, `providers.inference[0].config.` for a part of one.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{name}: {_problem(model, e['type'], e['loc'], e['msg'])}" for e in error.errors(include_input=False)]
-        raise ConfigError("\n".join(lines)) from None
+        found = error.errors(include_input=False)
+        raise ConfigError("\n".join(prefix + _problem(model, e["type"], e["loc"], e["msg"]) for e in found)) from None
 
 
 def _problem(model: type[BaseModel], kind: str, loc: Sequence[int | str], message: str) -> str:

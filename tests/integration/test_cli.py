@@ -215,7 +215,7 @@ class TestCheck:
             ),
             (
                 f"version: 1\nproviders: {{inference: [{WITH_A_TYPO}]}}\n",
-                "providers.inference[0].config: model: unknown key; did you mean `models`?",
+                "providers.inference[0].config.model: unknown key; did you mean `models`?",
             ),
         ],
     )

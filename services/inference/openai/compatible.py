@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any, Final, Self, TypeVar, cast
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from services.inference.openai import answer, request as body
 from services.inference.openai.errors import meaning
@@ -35,6 +35,14 @@ def _printable(key: SecretStr) -> SecretStr:
 
 Key = Annotated[SecretStr, AfterValidator(_printable)]
 """A credential that fits into a header."""
+
+
+def _or_none(key: object) -> object:
+    return None if key == "" else key
+
+
+OwnKey = Annotated[Key | None, BeforeValidator(_or_none)]
+"""The configured credential. An empty one is none: `${env.NAME:}` gives it where the variable is not set."""
 
 
 class OpenAICompatible:

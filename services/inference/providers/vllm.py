@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
-from services.inference.openai.compatible import Key, OpenAICompatible
+from services.inference.openai.compatible import Key, OpenAICompatible, OwnKey
 from services.inference.openai.http import Endpoint, Url
 from services.inference.openai.request import Dialect
 from stackmesh import calls
@@ -21,7 +21,7 @@ from stackmesh.config import Frozen
 class VLLMConfig(Frozen):
     url: Url
     """The root of its API, for example http://localhost:8000/v1."""
-    api_token: Key | None = None
+    api_token: OwnKey = None
     """What `vllm serve --api-key` was given. A caller's own, in the provider data, comes before it."""
     max_tokens: PositiveInt | None = None
     """For requests that set none. Absent: up to the context."""

@@ -25,7 +25,7 @@ def test_an_unknown_type_names_the_known_ones():
 
 
 def test_a_typo_in_a_providers_configuration_has_its_path():
-    with pytest.raises(ConfigError, match=r"providers\.inference\[0\]\.config: model: unknown key; did you"):
+    with pytest.raises(ConfigError, match=r"providers\.inference\[0\]\.config\.model: unknown key; did you"):
         check_providers([echo(model=["x"])], KINDS, "inference")
 
 
