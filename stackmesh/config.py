@@ -159,26 +159,30 @@ def parse(text: str, environment: Mapping[str, str], name: str) -> Config:
         raise ConfigError(f"{name}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{name}: must be a mapping that begins with `version: 1`")
-    config = validate(Config, _expand(tree, environment, name, ()), f"{name}: ")
-    if problems := list(_contradictions(config)):
-        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
+    expanded = _expand(tree, environment, name, ())
+    try:
+        config = validate(Config, expanded)
+        if problems := list(_contradictions(config)):
+            raise ConfigError("\n".join(problems))
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
     return config
 
 
-def validate(model: type[M], tree: object, prefix: str) -> M:
-    """`tree` as `model`, or ConfigError with a line for each problem: path, what is wrong, the nearest valid key.
+def validate(model: type[M], tree: object, at: str = "") -> M:
+    """`tree`, found at the path `at`, as `model`.
 
-    `prefix` is put before each path: `mesh.yaml: ` for a file, `providers.inference[0].config.` for a part of one.
+    Raises ConfigError with a line for each problem: its path, what is wrong, the nearest valid key.
     """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_input=False)
-        raise ConfigError("\n".join(prefix + _problem(model, e["type"], e["loc"], e["msg"]) for e in found)) from None
+        raise ConfigError("\n".join(_problem(model, e["type"], at, e["loc"], e["msg"]) for e in found)) from None
 
 
-def _problem(model: type[BaseModel], kind: str, loc: Sequence[int | str], message: str) -> str:
-    path = _path(loc)
+def _problem(model: type[BaseModel], kind: str, at: str, loc: Sequence[int | str], message: str) -> str:
+    path = _path(loc, at)
     if kind == "extra_forbidden":
         known = list(_model_at(model, loc[:-1]).model_fields)
         near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
@@ -189,8 +193,8 @@ def _problem(model: type[BaseModel], kind: str, loc: Sequence[int | str], messag
     return f"{path}: {message.removeprefix('Value error, ')}"
 
 
-def _path(loc: Sequence[int | str]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+def _path(loc: Sequence[int | str], at: str = "") -> str:
+    text = at + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return text.removeprefix(".") or "the file"
 
 

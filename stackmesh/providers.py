@@ -72,7 +72,7 @@ def check_providers(
         where = f"providers.{api}[{index}]"
         try:
             kind = kind_of(config.provider_type, kinds, f"{where}.provider_type")
-            checked[config.provider_id] = (kind, validate(kind.Config, config.config, f"{where}.config."))
+            checked[config.provider_id] = (kind, validate(kind.Config, config.config, f"{where}.config"))
         except ConfigError as error:
             problems.append(str(error))
     if problems:

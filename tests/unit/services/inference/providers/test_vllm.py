@@ -92,7 +92,7 @@ def test_an_url_may_end_in_a_slash(url: str, expected: str) -> None:
 )
 def test_a_bad_configuration_says_what_to_change_and_shows_no_value(config: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        validate(VLLM.Config, config, "config.")
+        validate(VLLM.Config, config, "config")
     assert problem in str(caught.value)
     assert "secret" not in str(caught.value)
 
