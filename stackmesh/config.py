@@ -161,11 +161,15 @@ def parse(text: str, environment: Mapping[str, str], name: str) -> Config:
         raise ConfigError(f"{name}: must be a mapping that begins with `version: 1`")
     expanded = _expand(tree, environment, name, ())
     try:
-        config = validate(Config, expanded)
-        if problems := list(_contradictions(config)):
-            raise ConfigError("\n".join(problems))
+        return _checked(expanded)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
+
+
+def _checked(tree: object) -> Config:
+    config = validate(Config, tree)
+    if problems := list(_contradictions(config)):
+        raise ConfigError("\n".join(problems))
     return config
 
 
