@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from stackmesh import names
-from stackmesh.errors import MeshError, ProviderNotFound
+from stackmesh.errors import InvalidField, MeshError, ProviderNotFound
 from stackmesh.provider.v1 import provider_service_pb2 as pb
 from stackmesh.provider.v1.provider_service_pb2_grpc import ProviderServiceServicer
 from stackmesh.providers import Provider
@@ -55,16 +55,23 @@ class HostedProviders:
         return changed
 
     async def report(self, provider_id: str) -> ServedReport:
-        """What one provider serves now, or what is wrong with its backend."""
+        """What one provider serves now, or what is wrong with its backend.
+
+        A backend that is slow to say it may only be busy: what it served before counts until it says otherwise.
+        """
         report = ServedReport(api=self._api, provider_id=provider_id, provider_type=self._types[provider_id])
         try:
             async with asyncio.timeout(LIST_TIMEOUT):
                 served = await self.get(provider_id).list_served()
-            report.provider_resource_ids.extend(names.check_resource_name("served name", name) for name in served)
+            report.provider_resource_ids.extend(filter(_can_travel, served))
+            if len(report.provider_resource_ids) < len(served):
+                report.problem = "some of what the backend serves has a name that cannot be registered"
         except MeshError as error:
             report.problem = error.message
         except TimeoutError:
             report.problem = f"the backend did not say within {LIST_TIMEOUT:g} s what it serves"
+            if before := self._reports.get(provider_id):
+                report.provider_resource_ids.extend(before.provider_resource_ids)
         except Exception:
             log.exception("provider %s could not be asked what it serves", provider_id)
             report.problem = "the provider failed when asked what it serves; its log has more"
@@ -76,6 +83,14 @@ class HostedProviders:
             await asyncio.sleep(LIST_INTERVAL)
             if reports := await self.refresh():
                 changed(reports)
+
+
+def _can_travel(name: str) -> bool:
+    try:
+        names.check_resource_name("served name", name)
+    except InvalidField:
+        return False
+    return True
 
 
 class Hosting(ProviderServiceServicer):

@@ -253,6 +253,20 @@ async def test_a_cancelled_call_gives_its_slot_back(real: Client):
             )
 
 
+@model_group
+@in_module
+async def test_a_deadline_stops_the_model(real: Client):
+    for _ in range(3):
+        hurried = real.with_options(timeout=0.5)
+        stream = await hurried.inference.stream_chat_completion(model_id=MODEL, messages=STORY, sampling_params=LONG)
+        with pytest.raises(DeadlineExceeded):
+            _ = [chunk async for chunk in stream]
+        async with asyncio.timeout(2):
+            await real.inference.chat_completion(
+                model_id=MODEL, messages=[user("Hi")], sampling_params=SamplingParams(max_tokens=1)
+            )
+
+
 async def in_flight(client: Client, count: int) -> bool:
     (provider,) = await client.inspect.providers()
     return provider.instances[0].requests_in_flight == count

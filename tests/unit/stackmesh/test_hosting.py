@@ -53,9 +53,23 @@ async def test_a_provider_that_fails_hides_none_of_the_others(failure, problem):
     assert reports["alive"].problem == ""
 
 
-async def test_a_name_that_could_not_travel_is_a_problem_of_the_backend():
+async def test_a_name_that_could_not_travel_hides_none_of_the_others():
     report = await hosting(a=Fixed(["good", "bad name"])).report("a")
-    assert "served name may hold" in report.problem
+    assert list(report.provider_resource_ids) == ["good"]
+    assert "cannot be registered" in report.problem
+
+
+async def test_a_backend_that_is_slow_to_say_still_serves_what_it_served():
+    provider = Fixed(["x"])
+    hosted = hosting(a=provider)
+    await hosted.refresh()
+    provider.failure = TimeoutError()
+    (report,) = await hosted.refresh()
+    assert list(report.provider_resource_ids) == ["x"]
+    assert "did not say within" in report.problem
+    provider.failure = BackendUnreachable("gone")
+    (report,) = await hosted.refresh()
+    assert list(report.provider_resource_ids) == []
 
 
 async def test_cancelling_the_question_is_no_answer():
