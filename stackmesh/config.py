@@ -30,7 +30,7 @@ class ConfigError(Exception):
 class Frozen(BaseModel):
     """The base of every configuration model, those of providers included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 def _address(value: object) -> object:
@@ -152,18 +152,36 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
 def parse(text: str, environment: Mapping[str, str], name: str) -> Config:
     """As `load`, from text. `name` is what the messages call it."""
     try:
-        tree: object = yaml.safe_load(text)
+        tree: object = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         raise ConfigError(f"{name}{where}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{name}: must be a mapping that begins with `version: 1`")
-    expanded = _expand(tree, environment, name, ())
+    try:
+        expanded = _expand(tree, environment, name, ())
+    except RecursionError:
+        raise ConfigError(f"{name}: something in it contains itself") from None
     try:
         return _checked(expanded)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, which YAML forbids and PyYAML accepts."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 -- as PyYAML calls it
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _checked(tree: object) -> Config:
@@ -241,6 +259,8 @@ def _variable(match: re.Match[str], environment: Mapping[str, str], name: str, l
 
 
 def _contradictions(config: Config) -> Iterator[str]:
+    if config.registry.address == config.gateway.address and not config.gateway.address.endswith(":0"):
+        yield f"gateway.address: {config.gateway.address} is the registry's too; each needs its own"
     for api in Api.values():
         ids = [provider.provider_id for provider in config.providers.of(api)]
         for index, provider_id in enumerate(ids):

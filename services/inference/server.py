@@ -27,6 +27,9 @@ from stackmesh.server import Listener, listening
 from stackmesh.tasks import background
 from stackmesh.transport import INTERNAL_LISTENER, internal_channel
 
+LINGER_SECONDS: Final = 0.3
+"""How long calls are still taken after the registry was told goodbye: gateways hear of it a moment later."""
+
 API: Final = Api.API_INFERENCE
 FIRST_HELLO_SECONDS: Final = 3.0
 """How long to wait for the registry before serving without it: who hears `ready` wants to call a model next."""
@@ -48,6 +51,7 @@ async def running(config: Config) -> AsyncGenerator[Listener]:
         providers = await stack.enter_async_context(open_providers(configs, KINDS, "inference"))
         hosted = HostedProviders(API, types, providers)
         listener = await stack.enter_async_context(_listening(config, hosted))
+        stack.push_async_callback(asyncio.sleep, LINGER_SECONDS)  # on the way out: between leaving and taking no call
         await hosted.refresh()
         channel = await stack.enter_async_context(internal_channel(config.registry.address))
         announcer = Announcer(channel, instance_id(), listener.address, lambda: hosted.reports)

@@ -19,7 +19,7 @@ LOGS: Final = Path(".stackmesh/logs")
 
 
 def run(path: Path | None, environment: Mapping[str, str]) -> None:
-    """Until Ctrl-C or SIGTERM."""
+    """Until Ctrl-C, SIGTERM, or its terminal is closed."""
     with told():
         config = load(path, environment)
         with view(Console()) as seen:
@@ -44,7 +44,7 @@ def _obey_signals(supervisor: Supervisor, seen: View) -> None:
             seen.note("stopping; once more to stop at once")
             supervisor.ask_to_stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, obey)
 
 

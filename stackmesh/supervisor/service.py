@@ -57,8 +57,8 @@ class Service:
             self._asked.set()
             self._become(State.FAILED, text=self._log.complaint(self._module), pid=None)
         else:
-            said = self._log.last_words()[-1:] or ["it said nothing"]
-            await self._pause(f"{_cause(code)}: {said[0]}")
+            last = self._log.last_words()[-1:] if code > 0 else []  # who was killed has not said why
+            await self._pause(": ".join([_cause(code), *last]))
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and after `grace` seconds SIGKILL. Returns when the process is gone."""

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar, Self
 
+from pydantic import NonNegativeFloat, PositiveInt
+
 from services.inference import texts
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import Frozen, ResourceName
@@ -22,9 +24,9 @@ WHO = "who are you?"
 class EchoConfig(Frozen):
     models: tuple[ResourceName, ...] = ("echo",)
     """What it serves."""
-    delay: float = 0.0
+    delay: NonNegativeFloat = 0.0
     """Seconds before each word."""
-    dimensions: int = 8
+    dimensions: PositiveInt = 8
     """Of its embeddings, which count letters."""
 
 

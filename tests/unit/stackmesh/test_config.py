@@ -52,6 +52,15 @@ def test_a_whole_file(tmp_path):
         (ECHO.replace("model_id: one", "model_id: 'o ne'"), "models[0].model_id: may hold letters"),
         (ECHO.replace("provider_id: a", "provider_id: A"), "providers.inference[0].provider_id: may hold lower-case"),
         ("[1, 2]", "mesh.yaml: must be a mapping"),
+        ("version: 1\ngateway: {unary_timeout: .inf}", "gateway.unary_timeout: "),
+        ("version: 1\nregistry: {lease_ttl: .nan}", "registry.lease_ttl: "),
+        ("version: 1\ngateway: {}\ngateway: {}", "mesh.yaml:3:1: not YAML: gateway is there twice"),
+        ("version: 1\nmodels: &m\n- *m", "something in it contains itself"),
+        ("x: " + "[" * 3000, "mesh.yaml: is nested too deeply"),
+        (
+            "version: 1\ngateway: {address: 'h:1'}\nregistry: {address: 'h:1'}",
+            "gateway.address: h:1 is the reg",
+        ),
         ("", "mesh.yaml: must be a mapping"),
         ("a: [", "mesh.yaml:1:5: not YAML"),
         (

@@ -128,7 +128,7 @@ async def test_one_that_dies_is_started_again_and_the_others_stay(bench: Bench) 
         assert supervisor.statuses["inference"].pid != first
         assert supervisor.statuses["registry"].pid == neighbour
     restarting = next(status for status in bench.history if status.state is State.RESTARTING)
-    assert restarting.text.startswith("killed by SIGKILL: inference begins; again in 0.")
+    assert restarting.text.startswith("killed by SIGKILL; again in 0.")
 
 
 async def test_a_service_that_was_ready_once_is_tried_again_even_if_it_refuses_now(bench: Bench) -> None:
