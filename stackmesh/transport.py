@@ -62,10 +62,7 @@ INTERNAL_CHANNEL: Final[Options] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2_000),  # how long connecting may take; it delays no attempt
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    (
-        "grpc.enable_retries",
-        0,
-    ),  # the gateway decides what is retried; C-core still repeats what was never sent
+    ("grpc.enable_retries", 0),  # the gateway decides what is retried; C-core repeats what was never sent
     ("grpc.use_local_subchannel_pool", 1),  # two channels to one address fail apart
 )
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 import grpc
@@ -67,8 +67,7 @@ async def running(config: Config) -> AsyncGenerator[Listener]:
             await listener.leave()
 
 
-@asynccontextmanager
-async def _listening(config: Config, hosted: HostedProviders) -> AsyncGenerator[Listener]:
+def _listening(config: Config, hosted: HostedProviders) -> AbstractAsyncContextManager[Listener]:
     def add_services(server: grpc.aio.Server) -> None:
         add_InferenceServiceServicer_to_server(InferenceService(hosted), server)
         add_ProviderServiceServicer_to_server(Hosting(hosted), server)
@@ -76,10 +75,7 @@ async def _listening(config: Config, hosted: HostedProviders) -> AsyncGenerator[
     table = routes.load(routes.bundled())
     address = config.services.inference.address
     interceptors = (Errors(), Routed(table))
-    async with listening(
-        address, options=INTERNAL_LISTENER, add_services=add_services, interceptors=interceptors
-    ) as listener:
-        yield listener
+    return listening(address, options=INTERNAL_LISTENER, add_services=add_services, interceptors=interceptors)
 
 
 def instance_id() -> str:
