@@ -43,6 +43,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`."""
     ERROR_REASON_BACKEND_REJECTED: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT. A backend refused the request as malformed."""
+    ERROR_REASON_AMBIGUOUS_NAME: _ErrorReason.ValueType  # 8
+    """INVALID_ARGUMENT. The name stands for several models of the provider: use one of the names in the message.
+    Metadata: `candidates`.
+    """
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 9
+    """INVALID_ARGUMENT. What would have to be written is larger than the registry's store can take."""
     ERROR_REASON_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND. Nobody registered this name; the message names the nearest served ones."""
     ERROR_REASON_PROVIDER_NOT_FOUND: _ErrorReason.ValueType  # 21
@@ -55,6 +61,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The name is registered, but nothing serves it now; the message says why."""
     ERROR_REASON_NO_INSTANCE: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION. No instance of the provider is running."""
+    ERROR_REASON_DECLARED: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION. The mesh's YAML declares it: change it there."""
     ERROR_REASON_CONFLICT: _ErrorReason.ValueType  # 50
     """ABORTED. Somebody else wrote first. Read again, then retry."""
     ERROR_REASON_REVISION_GONE: _ErrorReason.ValueType  # 60
@@ -65,6 +73,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED with google.rpc.RetryInfo. The queue of this provider is full."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 71
     """RESOURCE_EXHAUSTED. The backend's own rate limit."""
+    ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 72
+    """RESOURCE_EXHAUSTED. The registry's store has no room left: reads go on, writes do not, until its operator has
+    made room.
+    """
     ERROR_REASON_UNSUPPORTED: _ErrorReason.ValueType  # 80
     """UNIMPLEMENTED. The provider, or the model, cannot do this."""
     ERROR_REASON_REGISTRY_UNREACHABLE: _ErrorReason.ValueType  # 90
@@ -73,6 +85,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. The provider's backend, or the process that hosts it, cannot be reached."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 92
     """UNAVAILABLE. This process is shutting down."""
+    ERROR_REASON_WRONG_INSTANCE: _ErrorReason.ValueType  # 93
+    """UNAVAILABLE. The process at the instance's address is another one by now; it has not processed the call."""
     ERROR_REASON_BACKEND_UNAUTHENTICATED: _ErrorReason.ValueType  # 100
     """UNAUTHENTICATED. The backend refused the credentials."""
     ERROR_REASON_BACKEND_PERMISSION_DENIED: _ErrorReason.ValueType  # 101
@@ -104,6 +118,12 @@ ERROR_REASON_AMBIGUOUS_PROVIDER: ErrorReason.ValueType  # 6
 """INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`."""
 ERROR_REASON_BACKEND_REJECTED: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT. A backend refused the request as malformed."""
+ERROR_REASON_AMBIGUOUS_NAME: ErrorReason.ValueType  # 8
+"""INVALID_ARGUMENT. The name stands for several models of the provider: use one of the names in the message.
+Metadata: `candidates`.
+"""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 9
+"""INVALID_ARGUMENT. What would have to be written is larger than the registry's store can take."""
 ERROR_REASON_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. Nobody registered this name; the message names the nearest served ones."""
 ERROR_REASON_PROVIDER_NOT_FOUND: ErrorReason.ValueType  # 21
@@ -116,6 +136,8 @@ ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The name is registered, but nothing serves it now; the message says why."""
 ERROR_REASON_NO_INSTANCE: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. No instance of the provider is running."""
+ERROR_REASON_DECLARED: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION. The mesh's YAML declares it: change it there."""
 ERROR_REASON_CONFLICT: ErrorReason.ValueType  # 50
 """ABORTED. Somebody else wrote first. Read again, then retry."""
 ERROR_REASON_REVISION_GONE: ErrorReason.ValueType  # 60
@@ -126,6 +148,10 @@ ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 70
 """RESOURCE_EXHAUSTED with google.rpc.RetryInfo. The queue of this provider is full."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 71
 """RESOURCE_EXHAUSTED. The backend's own rate limit."""
+ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 72
+"""RESOURCE_EXHAUSTED. The registry's store has no room left: reads go on, writes do not, until its operator has
+made room.
+"""
 ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 80
 """UNIMPLEMENTED. The provider, or the model, cannot do this."""
 ERROR_REASON_REGISTRY_UNREACHABLE: ErrorReason.ValueType  # 90
@@ -134,6 +160,8 @@ ERROR_REASON_BACKEND_UNREACHABLE: ErrorReason.ValueType  # 91
 """UNAVAILABLE. The provider's backend, or the process that hosts it, cannot be reached."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 92
 """UNAVAILABLE. This process is shutting down."""
+ERROR_REASON_WRONG_INSTANCE: ErrorReason.ValueType  # 93
+"""UNAVAILABLE. The process at the instance's address is another one by now; it has not processed the call."""
 ERROR_REASON_BACKEND_UNAUTHENTICATED: ErrorReason.ValueType  # 100
 """UNAUTHENTICATED. The backend refused the credentials."""
 ERROR_REASON_BACKEND_PERMISSION_DENIED: ErrorReason.ValueType  # 101

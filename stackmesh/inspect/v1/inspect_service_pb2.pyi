@@ -379,15 +379,21 @@ class GetHealthResponse(_message.Message):
     SNAPSHOT_AGE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_STALE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FROM_FILE_FIELD_NUMBER: _builtins.int
+    STORE_ID_FIELD_NUMBER: _builtins.int
     status: Global___HealthStatus.ValueType
     """Whether calls can be routed."""
     snapshot_revision: _builtins.int
     """The revision of the gateway's snapshot."""
     snapshot_stale: _builtins.bool
     """True when the registry has not been heard for that long: routing goes on from what was known."""
+    snapshot_from_file: _builtins.bool
+    """True while the snapshot is the last good one that an earlier process of this gateway left in its file."""
+    store_id: _builtins.str
+    """The store the snapshot's revision belongs to."""
     @_builtins.property
     def snapshot_age(self) -> _duration_pb2.Duration:
-        """How long ago the registry was last heard. Over 15 s the snapshot is stale."""
+        """How long ago the registry was last heard. Over 9 s the snapshot is stale."""
 
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -401,10 +407,12 @@ class GetHealthResponse(_message.Message):
         snapshot_age: _duration_pb2.Duration | None = ...,
         snapshot_stale: _builtins.bool = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        snapshot_from_file: _builtins.bool = ...,
+        store_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot_age", b"snapshot_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "snapshot_age", b"snapshot_age", "snapshot_revision", b"snapshot_revision", "snapshot_stale", b"snapshot_stale", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "snapshot_age", b"snapshot_age", "snapshot_from_file", b"snapshot_from_file", "snapshot_revision", b"snapshot_revision", "snapshot_stale", b"snapshot_stale", "status", b"status", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from stackmesh.registry.v1 import resources_pb2 as stackmesh_dot_registry_dot_v1_dot_resources__pb2
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,stackmesh/provider/v1/provider_service.proto\x12\x15stackmesh.provider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\"stackmesh/routing/v1/routing.proto\"\xa9\x01\n\x0eResolveRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\x39\n\rresource_type\x18\x02 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"/\n\x0fResolveResponse\x12\x1c\n\x14provider_resource_id\x18\x01 \x01(\t\"(\n\x11ListServedRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\"D\n\x12ListServedResponse\x12\x1d\n\x15provider_resource_ids\x18\x01 \x03(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t2\xd8\x01\n\x0fProviderService\x12]\n\x07Resolve\x12%.stackmesh.provider.v1.ResolveRequest\x1a&.stackmesh.provider.v1.ResolveResponse\"\x03\x90\x02\x01\x12\x66\n\nListServed\x12(.stackmesh.provider.v1.ListServedRequest\x1a).stackmesh.provider.v1.ListServedResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,stackmesh/provider/v1/provider_service.proto\x12\x15stackmesh.provider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"\xee\x01\n\x0eResolveRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\x12\x39\n\rresource_type\x18\x02 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x43\n\x12memory_bank_params\x18\x05 \x01(\x0b\x32\'.stackmesh.registry.v1.MemoryBankParams\"/\n\x0fResolveResponse\x12\x1c\n\x14provider_resource_id\x18\x01 \x01(\t\"(\n\x11ListServedRequest\x12\x13\n\x0bprovider_id\x18\x01 \x01(\t\"D\n\x12ListServedResponse\x12\x1d\n\x15provider_resource_ids\x18\x01 \x03(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t2\xd8\x01\n\x0fProviderService\x12]\n\x07Resolve\x12%.stackmesh.provider.v1.ResolveRequest\x1a&.stackmesh.provider.v1.ResolveResponse\"\x03\x90\x02\x01\x12\x66\n\nListServed\x12(.stackmesh.provider.v1.ListServedRequest\x1a).stackmesh.provider.v1.ListServedResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVIDERSERVICE'].methods_by_name['Resolve']._serialized_options = b'\220\002\001'
   _globals['_PROVIDERSERVICE'].methods_by_name['ListServed']._loaded_options = None
   _globals['_PROVIDERSERVICE'].methods_by_name['ListServed']._serialized_options = b'\220\002\001'
-  _globals['_RESOLVEREQUEST']._serialized_start=138
-  _globals['_RESOLVEREQUEST']._serialized_end=307
-  _globals['_RESOLVERESPONSE']._serialized_start=309
-  _globals['_RESOLVERESPONSE']._serialized_end=356
-  _globals['_LISTSERVEDREQUEST']._serialized_start=358
-  _globals['_LISTSERVEDREQUEST']._serialized_end=398
-  _globals['_LISTSERVEDRESPONSE']._serialized_start=400
-  _globals['_LISTSERVEDRESPONSE']._serialized_end=468
-  _globals['_PROVIDERSERVICE']._serialized_start=471
-  _globals['_PROVIDERSERVICE']._serialized_end=687
+  _globals['_RESOLVEREQUEST']._serialized_start=177
+  _globals['_RESOLVEREQUEST']._serialized_end=415
+  _globals['_RESOLVERESPONSE']._serialized_start=417
+  _globals['_RESOLVERESPONSE']._serialized_end=464
+  _globals['_LISTSERVEDREQUEST']._serialized_start=466
+  _globals['_LISTSERVEDREQUEST']._serialized_end=506
+  _globals['_LISTSERVEDRESPONSE']._serialized_start=508
+  _globals['_LISTSERVEDRESPONSE']._serialized_end=576
+  _globals['_PROVIDERSERVICE']._serialized_start=579
+  _globals['_PROVIDERSERVICE']._serialized_end=795
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from stackmesh.registry.v1 import resources_pb2 as _resources_pb2
 from stackmesh.routing.v1 import routing_pb2 as _routing_pb2
 import builtins as _builtins
 import sys
@@ -22,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ResolveRequest(_message.Message):
-    """A resource that may be registered."""
+    """A resource that may be registered, or that is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -30,6 +31,7 @@ class ResolveRequest(_message.Message):
     RESOURCE_TYPE_FIELD_NUMBER: _builtins.int
     PROVIDER_RESOURCE_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    MEMORY_BANK_PARAMS_FIELD_NUMBER: _builtins.int
     provider_id: _builtins.str
     """The provider that is asked."""
     resource_type: _routing_pb2.ResourceType.ValueType
@@ -38,7 +40,11 @@ class ResolveRequest(_message.Message):
     """The provider's name for it, or an alias of it."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The resource's metadata or parameters."""
+        """The resource's metadata; of a shield, its parameters."""
+
+    @_builtins.property
+    def memory_bank_params(self) -> _resources_pb2.MemoryBankParams:
+        """The parameters of a memory bank."""
 
     def __init__(
         self,
@@ -47,10 +53,11 @@ class ResolveRequest(_message.Message):
         resource_type: _routing_pb2.ResourceType.ValueType = ...,
         provider_resource_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        memory_bank_params: _resources_pb2.MemoryBankParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory_bank_params", b"memory_bank_params", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "resource_type", b"resource_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bank_params", b"memory_bank_params", "metadata", b"metadata", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "resource_type", b"resource_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

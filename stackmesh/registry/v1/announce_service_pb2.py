@@ -24,28 +24,29 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stackmesh.registry.v1 import resources_pb2 as stackmesh_dot_registry_dot_v1_dot_resources__pb2
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,stackmesh/registry/v1/announce_service.proto\x12\x15stackmesh.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stackmesh/routing/v1/routing.proto\"\xdc\x01\n\x0f\x41nnounceRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.HelloH\x00\x12\x35\n\x06served\x18\x02 \x01(\x0b\x32#.stackmesh.registry.v1.ServedReportH\x00\x12+\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x1b.stackmesh.registry.v1.BeatH\x00\x12-\n\x05leave\x18\x04 \x01(\x0b\x32\x1c.stackmesh.registry.v1.LeaveH\x00\x42\x07\n\x05\x65vent\"\xa7\x01\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\tproviders\x18\x05 \x03(\x0b\x32#.stackmesh.registry.v1.ServedReport\"\x92\x01\n\x0cServedReport\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_type\x18\x03 \x01(\t\x12\x1d\n\x15provider_resource_ids\x18\x04 \x03(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"\x06\n\x04\x42\x65\x61t\"\x07\n\x05Leave\"^\n\x10\x41nnounceResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32r\n\x0f\x41nnounceService\x12_\n\x08\x41nnounce\x12&.stackmesh.registry.v1.AnnounceRequest\x1a\'.stackmesh.registry.v1.AnnounceResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,stackmesh/registry/v1/announce_service.proto\x12\x15stackmesh.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"\xdc\x01\n\x0f\x41nnounceRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.HelloH\x00\x12\x35\n\x06served\x18\x02 \x01(\x0b\x32#.stackmesh.registry.v1.ServedReportH\x00\x12+\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x1b.stackmesh.registry.v1.BeatH\x00\x12-\n\x05leave\x18\x04 \x01(\x0b\x32\x1c.stackmesh.registry.v1.LeaveH\x00\x42\x07\n\x05\x65vent\"\xa7\x01\n\x05Hello\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08lease_id\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\tproviders\x18\x05 \x03(\x0b\x32#.stackmesh.registry.v1.ServedReport\"\xc4\x01\n\x0cServedReport\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_type\x18\x03 \x01(\t\x12\x1d\n\x15provider_resource_ids\x18\x04 \x03(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x30\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1e.stackmesh.registry.v1.Failure\"\x06\n\x04\x42\x65\x61t\"\x07\n\x05Leave\"^\n\x10\x41nnounceResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\x03\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32r\n\x0f\x41nnounceService\x12_\n\x08\x41nnounce\x12&.stackmesh.registry.v1.AnnounceRequest\x1a\'.stackmesh.registry.v1.AnnounceResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stackmesh.registry.v1.announce_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ANNOUNCEREQUEST']._serialized_start=173
-  _globals['_ANNOUNCEREQUEST']._serialized_end=393
-  _globals['_HELLO']._serialized_start=396
-  _globals['_HELLO']._serialized_end=563
-  _globals['_SERVEDREPORT']._serialized_start=566
-  _globals['_SERVEDREPORT']._serialized_end=712
-  _globals['_BEAT']._serialized_start=714
-  _globals['_BEAT']._serialized_end=720
-  _globals['_LEAVE']._serialized_start=722
-  _globals['_LEAVE']._serialized_end=729
-  _globals['_ANNOUNCERESPONSE']._serialized_start=731
-  _globals['_ANNOUNCERESPONSE']._serialized_end=825
-  _globals['_ANNOUNCESERVICE']._serialized_start=827
-  _globals['_ANNOUNCESERVICE']._serialized_end=941
+  _globals['_ANNOUNCEREQUEST']._serialized_start=212
+  _globals['_ANNOUNCEREQUEST']._serialized_end=432
+  _globals['_HELLO']._serialized_start=435
+  _globals['_HELLO']._serialized_end=602
+  _globals['_SERVEDREPORT']._serialized_start=605
+  _globals['_SERVEDREPORT']._serialized_end=801
+  _globals['_BEAT']._serialized_start=803
+  _globals['_BEAT']._serialized_end=809
+  _globals['_LEAVE']._serialized_start=811
+  _globals['_LEAVE']._serialized_end=818
+  _globals['_ANNOUNCERESPONSE']._serialized_start=820
+  _globals['_ANNOUNCERESPONSE']._serialized_end=914
+  _globals['_ANNOUNCESERVICE']._serialized_start=916
+  _globals['_ANNOUNCESERVICE']._serialized_end=1030
 # @@protoc_insertion_point(module_scope)

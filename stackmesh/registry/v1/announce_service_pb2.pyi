@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stackmesh.registry.v1 import resources_pb2 as _resources_pb2
 from stackmesh.routing.v1 import routing_pb2 as _routing_pb2
 import builtins as _builtins
 import sys
@@ -118,6 +119,7 @@ class ServedReport(_message.Message):
     PROVIDER_TYPE_FIELD_NUMBER: _builtins.int
     PROVIDER_RESOURCE_IDS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     api: _routing_pb2.Api.ValueType
     """The provider's API."""
     provider_id: _builtins.str
@@ -130,6 +132,10 @@ class ServedReport(_message.Message):
     def provider_resource_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The whole list of what it serves, by its own names."""
 
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Failure]:
+        """What is registered with it and could not be loaded or configured. At most 100."""
+
     def __init__(
         self,
         *,
@@ -138,10 +144,11 @@ class ServedReport(_message.Message):
         provider_type: _builtins.str = ...,
         provider_resource_ids: _abc.Iterable[_builtins.str] | None = ...,
         problem: _builtins.str = ...,
+        failures: _abc.Iterable[_resources_pb2.Failure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "problem", b"problem", "provider_id", b"provider_id", "provider_resource_ids", b"provider_resource_ids", "provider_type", b"provider_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "failures", b"failures", "problem", b"problem", "provider_id", b"provider_id", "provider_resource_ids", b"provider_resource_ids", "provider_type", b"provider_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from stackmesh.registry.v1 import resources_pb2 as stackmesh_dot_registry_dot_v1
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*stackmesh/registry/v1/models_service.proto\x12\x15stackmesh.registry.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"\x83\x01\n\x14RegisterModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11provider_model_id\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"D\n\x15RegisterModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Model\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.stackmesh.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"*\n\x16UnregisterModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"+\n\x17UnregisterModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x32\xd6\x03\n\rModelsService\x12u\n\rRegisterModel\x12+.stackmesh.registry.v1.RegisterModelRequest\x1a,.stackmesh.registry.v1.RegisterModelResponse\"\t\x90\x02\x02\xfa\xda\x18\x02\x18\x01\x12\x66\n\x08GetModel\x12&.stackmesh.registry.v1.GetModelRequest\x1a\'.stackmesh.registry.v1.GetModelResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12l\n\nListModels\x12(.stackmesh.registry.v1.ListModelsRequest\x1a).stackmesh.registry.v1.ListModelsResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12x\n\x0fUnregisterModel\x12-.stackmesh.registry.v1.UnregisterModelRequest\x1a..stackmesh.registry.v1.UnregisterModelResponse\"\x06\xfa\xda\x18\x02\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*stackmesh/registry/v1/models_service.proto\x12\x15stackmesh.registry.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"\x83\x01\n\x14RegisterModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11provider_model_id\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\"D\n\x15RegisterModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Model\"#\n\x0fGetModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.stackmesh.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xcc\x01\n\x12UpdateModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x03\x12\x1e\n\x11provider_model_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x18\n\x0bprovider_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\x14\n\x12_provider_model_idB\x0e\n\x0c_provider_id\"B\n\x13UpdateModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Model\"E\n\x16UnregisterModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xpected_revision\x18\x02 \x01(\x03\"+\n\x17UnregisterModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x32\xc4\x04\n\rModelsService\x12u\n\rRegisterModel\x12+.stackmesh.registry.v1.RegisterModelRequest\x1a,.stackmesh.registry.v1.RegisterModelResponse\"\t\x90\x02\x02\xfa\xda\x18\x02\x18\x01\x12\x66\n\x08GetModel\x12&.stackmesh.registry.v1.GetModelRequest\x1a\'.stackmesh.registry.v1.GetModelResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12l\n\nListModels\x12(.stackmesh.registry.v1.ListModelsRequest\x1a).stackmesh.registry.v1.ListModelsResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12l\n\x0bUpdateModel\x12).stackmesh.registry.v1.UpdateModelRequest\x1a*.stackmesh.registry.v1.UpdateModelResponse\"\x06\xfa\xda\x18\x02\x18\x01\x12x\n\x0fUnregisterModel\x12-.stackmesh.registry.v1.UnregisterModelRequest\x1a..stackmesh.registry.v1.UnregisterModelResponse\"\x06\xfa\xda\x18\x02\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\372\332\030\002\030\001'
   _globals['_MODELSSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_MODELSSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\372\332\030\002\030\001'
+  _globals['_MODELSSERVICE'].methods_by_name['UpdateModel']._loaded_options = None
+  _globals['_MODELSSERVICE'].methods_by_name['UpdateModel']._serialized_options = b'\372\332\030\002\030\001'
   _globals['_MODELSSERVICE'].methods_by_name['UnregisterModel']._loaded_options = None
   _globals['_MODELSSERVICE'].methods_by_name['UnregisterModel']._serialized_options = b'\372\332\030\002\030\001'
   _globals['_REGISTERMODELREQUEST']._serialized_start=175
@@ -54,10 +56,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREQUEST']._serialized_end=538
   _globals['_LISTMODELSRESPONSE']._serialized_start=540
   _globals['_LISTMODELSRESPONSE']._serialized_end=649
-  _globals['_UNREGISTERMODELREQUEST']._serialized_start=651
-  _globals['_UNREGISTERMODELREQUEST']._serialized_end=693
-  _globals['_UNREGISTERMODELRESPONSE']._serialized_start=695
-  _globals['_UNREGISTERMODELRESPONSE']._serialized_end=738
-  _globals['_MODELSSERVICE']._serialized_start=741
-  _globals['_MODELSSERVICE']._serialized_end=1211
+  _globals['_UPDATEMODELREQUEST']._serialized_start=652
+  _globals['_UPDATEMODELREQUEST']._serialized_end=856
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=858
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=924
+  _globals['_UNREGISTERMODELREQUEST']._serialized_start=926
+  _globals['_UNREGISTERMODELREQUEST']._serialized_end=995
+  _globals['_UNREGISTERMODELRESPONSE']._serialized_start=997
+  _globals['_UNREGISTERMODELRESPONSE']._serialized_end=1040
+  _globals['_MODELSSERVICE']._serialized_start=1043
+  _globals['_MODELSSERVICE']._serialized_end=1623
 # @@protoc_insertion_point(module_scope)

@@ -185,22 +185,99 @@ class ListModelsResponse(_message.Message):
 Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
+class UpdateModelRequest(_message.Message):
+    """What shall be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    PROVIDER_MODEL_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    """The name it is called by."""
+    expected_revision: _builtins.int
+    """The revision that Get or List returned. Required."""
+    provider_model_id: _builtins.str
+    """The provider's name for it, or an alias the provider knows. Absent: as it is, or as `model_id` when the provider
+    changes.
+    """
+    provider_id: _builtins.str
+    """The provider. Absent: as it is."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Replaces the whole. Absent: as it is."""
+
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        expected_revision: _builtins.int = ...,
+        provider_model_id: _builtins.str | None = ...,
+        provider_id: _builtins.str | None = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id", "_provider_model_id", b"_provider_model_id", "metadata", b"metadata", "provider_id", b"provider_id", "provider_model_id", b"provider_model_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id", "_provider_model_id", b"_provider_model_id", "expected_revision", b"expected_revision", "metadata", b"metadata", "model_id", b"model_id", "provider_id", b"provider_id", "provider_model_id", b"provider_model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__provider_id: _TypeAlias = _typing.Literal["provider_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_id: _TypeAlias = _typing.Literal["_provider_id", b"_provider_id"]  # noqa: Y015
+    _WhichOneofReturnType__provider_model_id: _TypeAlias = _typing.Literal["provider_model_id"]  # noqa: Y015
+    _WhichOneofArgType__provider_model_id: _TypeAlias = _typing.Literal["_provider_model_id", b"_provider_model_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_id) -> _WhichOneofReturnType__provider_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__provider_model_id) -> _WhichOneofReturnType__provider_model_id | None: ...
+
+Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
+
+@_typing.final
+class UpdateModelResponse(_message.Message):
+    """The changed model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _resources_pb2.Model:
+        """As the registry keeps it now."""
+
+    def __init__(
+        self,
+        *,
+        model: _resources_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateModelResponse: _TypeAlias = UpdateModelResponse  # noqa: Y015
+
+@_typing.final
 class UnregisterModelRequest(_message.Message):
     """Names a model to be removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The name it is called by."""
+    expected_revision: _builtins.int
+    """Remove it only if it is at this revision; otherwise ABORTED (CONFLICT). 0: at any."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
+        expected_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_revision", b"expected_revision", "model_id", b"model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,11 @@ class ModelsServiceStub:
                 request_serializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/stackmesh.registry.v1.ModelsService/UpdateModel',
+                request_serializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
         self.UnregisterModel = channel.unary_unary(
                 '/stackmesh.registry.v1.ModelsService/UnregisterModel',
                 request_serializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UnregisterModelRequest.SerializeToString,
@@ -84,8 +89,19 @@ class ModelsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateModel(self, request, context):
+        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
+        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
+        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
+        that was discovered becomes the user's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UnregisterModel(self, request, context):
-        """Removes a registration. Models of the YAML come back with the next start: remove them there.
+        """Removes a registration. FAILED_PRECONDITION (DECLARED) for a model of the YAML: remove it there. One that was
+        discovered comes back while it is served and its provider has `auto_register`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,6 +124,11 @@ def add_ModelsServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsRequest.FromString,
                     response_serializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelRequest.FromString,
+                    response_serializer=stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelResponse.SerializeToString,
             ),
             'UnregisterModel': grpc.unary_unary_rpc_method_handler(
                     servicer.UnregisterModel,
@@ -197,6 +218,33 @@ class ModelsService:
             '/stackmesh.registry.v1.ModelsService/ListModels',
             stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsRequest.SerializeToString,
             stackmesh_dot_registry_dot_v1_dot_models__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stackmesh.registry.v1.ModelsService/UpdateModel',
+            stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelRequest.SerializeToString,
+            stackmesh_dot_registry_dot_v1_dot_models__service__pb2.UpdateModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,8 +25,16 @@ class ModelsServiceStub:
     """Returns one model. NOT_FOUND names the nearest ones."""
     ListModels: _aio.UnaryUnaryMultiCallable[_models_service_pb2.ListModelsRequest, _models_service_pb2.ListModelsResponse]
     """Returns the models in the order of their identifiers, as they were at one revision."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_models_service_pb2.UpdateModelRequest, _models_service_pb2.UpdateModelResponse]
+    """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
+    stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
+    registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
+    that was discovered becomes the user's.
+    """
     UnregisterModel: _aio.UnaryUnaryMultiCallable[_models_service_pb2.UnregisterModelRequest, _models_service_pb2.UnregisterModelResponse]
-    """Removes a registration. Models of the YAML come back with the next start: remove them there."""
+    """Removes a registration. FAILED_PRECONDITION (DECLARED) for a model of the YAML: remove it there. One that was
+    discovered comes back while it is served and its provider has `auto_register`.
+    """
 
 class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Names for models. A registered model is called through the gateway by its identifier at once."""
@@ -59,11 +67,25 @@ class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the models in the order of their identifiers, as they were at one revision."""
 
     @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _models_service_pb2.UpdateModelRequest,
+        context: _aio.ServicerContext[_models_service_pb2.UpdateModelRequest, _abc.Awaitable[_models_service_pb2.UpdateModelResponse]],
+    ) -> _abc.Awaitable[_models_service_pb2.UpdateModelResponse]:
+        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
+        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
+        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
+        that was discovered becomes the user's.
+        """
+
+    @_abc_1.abstractmethod
     def UnregisterModel(
         self,
         request: _models_service_pb2.UnregisterModelRequest,
         context: _aio.ServicerContext[_models_service_pb2.UnregisterModelRequest, _abc.Awaitable[_models_service_pb2.UnregisterModelResponse]],
     ) -> _abc.Awaitable[_models_service_pb2.UnregisterModelResponse]:
-        """Removes a registration. Models of the YAML come back with the next start: remove them there."""
+        """Removes a registration. FAILED_PRECONDITION (DECLARED) for a model of the YAML: remove it there. One that was
+        discovered comes back while it is served and its provider has `auto_register`.
+        """
 
 def add_ModelsServiceServicer_to_server(servicer: ModelsServiceServicer, server: _aio.Server) -> None: ...

@@ -34,7 +34,9 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_CONFIG: _Source.ValueType  # 2
     """The mesh's YAML. It follows the YAML."""
     SOURCE_DISCOVERED: _Source.ValueType  # 3
-    """A provider's own listing."""
+    """A provider's own listing, where the YAML says `auto_register`. It yields to a Register call, and stays when it is
+    not served for a while.
+    """
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Who made a registration."""
@@ -45,7 +47,9 @@ SOURCE_USER: Source.ValueType  # 1
 SOURCE_CONFIG: Source.ValueType  # 2
 """The mesh's YAML. It follows the YAML."""
 SOURCE_DISCOVERED: Source.ValueType  # 3
-"""A provider's own listing."""
+"""A provider's own listing, where the YAML says `auto_register`. It yields to a Register call, and stays when it is
+not served for a while.
+"""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
 class _ServingState:
@@ -143,6 +147,337 @@ class Model(_message.Message):
 Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
+class Shield(_message.Message):
+    """A shield, under the name its users gave it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PENDING_REASON_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    SERVING_STATE_FIELD_NUMBER: _builtins.int
+    SERVING_REASON_FIELD_NUMBER: _builtins.int
+    identifier: _builtins.str
+    """The users' name, unique among shields: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
+    provider_id: _builtins.str
+    """The provider that serves it: `[a-z0-9][a-z0-9._-]{0,62}`. Empty while pending and not declared."""
+    provider_resource_id: _builtins.str
+    """The provider's own name for it, as the provider returned it. Empty while pending."""
+    source: Global___Source.ValueType
+    """Who made the registration."""
+    pending_reason: _builtins.str
+    """Why the provider's answer is still awaited. Empty: it is not."""
+    revision: _builtins.int
+    """The store's revision of the last change. Set by the registry."""
+    serving_state: Global___ServingState.ValueType
+    """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
+    serving_reason: _builtins.str
+    """Why it is not SERVING. Empty when it is."""
+    @_builtins.property
+    def params(self) -> _struct_pb2.Struct:
+        """What its provider needs to know, as its provider defines it. At most 16 KiB."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        identifier: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        provider_resource_id: _builtins.str = ...,
+        params: _struct_pb2.Struct | None = ...,
+        source: Global___Source.ValueType = ...,
+        pending_reason: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        serving_state: Global___ServingState.ValueType = ...,
+        serving_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "params", b"params", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shield: _TypeAlias = Shield  # noqa: Y015
+
+@_typing.final
+class MemoryBank(_message.Message):
+    """A memory bank, under the name its users gave it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PENDING_REASON_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    SERVING_STATE_FIELD_NUMBER: _builtins.int
+    SERVING_REASON_FIELD_NUMBER: _builtins.int
+    identifier: _builtins.str
+    """The users' name, unique among memory banks: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
+    provider_id: _builtins.str
+    """The provider that serves it: `[a-z0-9][a-z0-9._-]{0,62}`. Empty while pending and not declared."""
+    provider_resource_id: _builtins.str
+    """The provider's own name for it, as the provider returned it. Empty while pending."""
+    source: Global___Source.ValueType
+    """Who made the registration."""
+    pending_reason: _builtins.str
+    """Why the provider's answer is still awaited. Empty: it is not."""
+    revision: _builtins.int
+    """The store's revision of the last change. Set by the registry."""
+    serving_state: Global___ServingState.ValueType
+    """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
+    serving_reason: _builtins.str
+    """Why it is not SERVING. Empty when it is."""
+    @_builtins.property
+    def params(self) -> Global___MemoryBankParams:
+        """What kind of bank it is."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        identifier: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        provider_resource_id: _builtins.str = ...,
+        params: Global___MemoryBankParams | None = ...,
+        source: Global___Source.ValueType = ...,
+        pending_reason: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        serving_state: Global___ServingState.ValueType = ...,
+        serving_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "params", b"params", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryBank: _TypeAlias = MemoryBank  # noqa: Y015
+
+@_typing.final
+class MemoryBankParams(_message.Message):
+    """The kinds of memory banks. Which ones a provider has is its own business."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: _builtins.int
+    KEY_VALUE_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
+    GRAPH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vector(self) -> Global___VectorParams:
+        """Found by meaning."""
+
+    @_builtins.property
+    def key_value(self) -> Global___KeyValueParams:
+        """Found by key."""
+
+    @_builtins.property
+    def keyword(self) -> Global___KeywordParams:
+        """Found by word."""
+
+    @_builtins.property
+    def graph(self) -> Global___GraphParams:
+        """Found by relation."""
+
+    def __init__(
+        self,
+        *,
+        vector: Global___VectorParams | None = ...,
+        key_value: Global___KeyValueParams | None = ...,
+        keyword: Global___KeywordParams | None = ...,
+        graph: Global___GraphParams | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "key_value", b"key_value", "keyword", b"keyword", "kind", b"kind", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph", b"graph", "key_value", b"key_value", "keyword", b"keyword", "kind", b"kind", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["vector", "key_value", "keyword", "graph"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___MemoryBankParams: _TypeAlias = MemoryBankParams  # noqa: Y015
+
+@_typing.final
+class VectorParams(_message.Message):
+    """A bank of text in pieces, each with a vector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    CHUNK_SIZE_IN_TOKENS_FIELD_NUMBER: _builtins.int
+    OVERLAP_SIZE_IN_TOKENS_FIELD_NUMBER: _builtins.int
+    embedding_model: _builtins.str
+    """The registered model that makes the vectors."""
+    chunk_size_in_tokens: _builtins.int
+    """Tokens in a piece, 1 to 100,000."""
+    overlap_size_in_tokens: _builtins.int
+    """Tokens that a piece shares with the next, less than `chunk_size_in_tokens`. Absent: a quarter of it."""
+    def __init__(
+        self,
+        *,
+        embedding_model: _builtins.str = ...,
+        chunk_size_in_tokens: _builtins.int = ...,
+        overlap_size_in_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap_size_in_tokens", b"_overlap_size_in_tokens", "overlap_size_in_tokens", b"overlap_size_in_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap_size_in_tokens", b"_overlap_size_in_tokens", "chunk_size_in_tokens", b"chunk_size_in_tokens", "embedding_model", b"embedding_model", "overlap_size_in_tokens", b"overlap_size_in_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap_size_in_tokens: _TypeAlias = _typing.Literal["overlap_size_in_tokens"]  # noqa: Y015
+    _WhichOneofArgType__overlap_size_in_tokens: _TypeAlias = _typing.Literal["_overlap_size_in_tokens", b"_overlap_size_in_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_size_in_tokens) -> _WhichOneofReturnType__overlap_size_in_tokens | None: ...
+
+Global___VectorParams: _TypeAlias = VectorParams  # noqa: Y015
+
+@_typing.final
+class KeyValueParams(_message.Message):
+    """A bank of values under keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyValueParams: _TypeAlias = KeyValueParams  # noqa: Y015
+
+@_typing.final
+class KeywordParams(_message.Message):
+    """A bank that is searched for words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeywordParams: _TypeAlias = KeywordParams  # noqa: Y015
+
+@_typing.final
+class GraphParams(_message.Message):
+    """A bank of things and how they are related."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphParams: _TypeAlias = GraphParams  # noqa: Y015
+
+@_typing.final
+class Agent(_message.Message):
+    """An agent, under the name its users gave it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    PROVIDER_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PENDING_REASON_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    SERVING_STATE_FIELD_NUMBER: _builtins.int
+    SERVING_REASON_FIELD_NUMBER: _builtins.int
+    identifier: _builtins.str
+    """The users' name, unique among agents: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
+    provider_id: _builtins.str
+    """The provider that serves it: `[a-z0-9][a-z0-9._-]{0,62}`. Empty while pending and not declared."""
+    provider_resource_id: _builtins.str
+    """The provider's own name for it, as the provider returned it. Empty while pending."""
+    source: Global___Source.ValueType
+    """Who made the registration."""
+    pending_reason: _builtins.str
+    """Why the provider's answer is still awaited. Empty: it is not."""
+    revision: _builtins.int
+    """The store's revision of the last change. Set by the registry."""
+    serving_state: Global___ServingState.ValueType
+    """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
+    serving_reason: _builtins.str
+    """Why it is not SERVING. Empty when it is."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """Whatever its users want to remember. At most 16 KiB."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        identifier: _builtins.str = ...,
+        provider_id: _builtins.str = ...,
+        provider_resource_id: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        source: Global___Source.ValueType = ...,
+        pending_reason: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        serving_state: Global___ServingState.ValueType = ...,
+        serving_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "metadata", b"metadata", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
 class Provider(_message.Message):
     """A configured instance of a provider type."""
 
@@ -155,6 +490,7 @@ class Provider(_message.Message):
     SERVED_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    AUTO_REGISTER_FIELD_NUMBER: _builtins.int
     api: _routing_pb2.Api.ValueType
     """The API it implements."""
     provider_id: _builtins.str
@@ -167,6 +503,8 @@ class Provider(_message.Message):
     """CONFIG when the YAML names it, DISCOVERED when only an instance does."""
     revision: _builtins.int
     """The store's revision of the last change. Set by the registry."""
+    auto_register: _builtins.bool
+    """Whether what it serves is registered under the provider's own names without being asked."""
     @_builtins.property
     def served(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The resources it serves, by its own names for them. An instance that serves fewer lists its exceptions."""
@@ -181,10 +519,11 @@ class Provider(_message.Message):
         served: _abc.Iterable[_builtins.str] | None = ...,
         source: Global___Source.ValueType = ...,
         revision: _builtins.int = ...,
+        auto_register: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "position", b"position", "provider_id", b"provider_id", "provider_type", b"provider_type", "revision", b"revision", "served", b"served", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "auto_register", b"auto_register", "position", b"position", "provider_id", b"provider_id", "provider_type", b"provider_type", "revision", b"revision", "served", b"served", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -246,6 +585,7 @@ class HostedProvider(_message.Message):
     PROVIDER_ID_FIELD_NUMBER: _builtins.int
     NOT_SERVED_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
     api: _routing_pb2.Api.ValueType
     """The provider's API."""
     provider_id: _builtins.str
@@ -256,6 +596,10 @@ class HostedProvider(_message.Message):
     def not_served(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What `Provider.served` lists and this instance does not serve."""
 
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Failure]:
+        """What is registered with the provider and cannot be served here, with the reasons. At most 100."""
+
     def __init__(
         self,
         *,
@@ -263,11 +607,38 @@ class HostedProvider(_message.Message):
         provider_id: _builtins.str = ...,
         not_served: _abc.Iterable[_builtins.str] | None = ...,
         problem: _builtins.str = ...,
+        failures: _abc.Iterable[Global___Failure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "not_served", b"not_served", "problem", b"problem", "provider_id", b"provider_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "failures", b"failures", "not_served", b"not_served", "problem", b"problem", "provider_id", b"provider_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostedProvider: _TypeAlias = HostedProvider  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
+    """Why one resource cannot be served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    provider_resource_id: _builtins.str
+    """The provider's own name for it."""
+    reason: _builtins.str
+    """Why. At most 300 bytes."""
+    def __init__(
+        self,
+        *,
+        provider_resource_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider_resource_id", b"provider_resource_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failure: _TypeAlias = Failure  # noqa: Y015

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stackmesh.registry.v1 import resources_pb2 as _resources_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,76 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EntryKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENTRY_KIND_UNSPECIFIED: _EntryKind.ValueType  # 0
+    ENTRY_KIND_MODEL: _EntryKind.ValueType  # 1
+    """A registered model."""
+    ENTRY_KIND_SHIELD: _EntryKind.ValueType  # 2
+    """A registered shield."""
+    ENTRY_KIND_MEMORY_BANK: _EntryKind.ValueType  # 3
+    """A registered memory bank."""
+    ENTRY_KIND_AGENT: _EntryKind.ValueType  # 4
+    """A registered agent."""
+    ENTRY_KIND_PROVIDER: _EntryKind.ValueType  # 5
+    """A configured provider."""
+    ENTRY_KIND_INSTANCE: _EntryKind.ValueType  # 6
+    """A running process."""
+
+class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
+    """What an entry is."""
+
+ENTRY_KIND_UNSPECIFIED: EntryKind.ValueType  # 0
+ENTRY_KIND_MODEL: EntryKind.ValueType  # 1
+"""A registered model."""
+ENTRY_KIND_SHIELD: EntryKind.ValueType  # 2
+"""A registered shield."""
+ENTRY_KIND_MEMORY_BANK: EntryKind.ValueType  # 3
+"""A registered memory bank."""
+ENTRY_KIND_AGENT: EntryKind.ValueType  # 4
+"""A registered agent."""
+ENTRY_KIND_PROVIDER: EntryKind.ValueType  # 5
+"""A configured provider."""
+ENTRY_KIND_INSTANCE: EntryKind.ValueType  # 6
+"""A running process."""
+Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
+
+@_typing.final
+class EntryFilter(_message.Message):
+    """Which entries are wanted. Absent: all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    PROVIDER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___EntryKind.ValueType]:
+        """Of these kinds. Empty: of every kind."""
+
+    @_builtins.property
+    def provider_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Resources of these providers only; it says nothing of providers and instances. Empty: of every provider. A watch
+        tells a resource that has gone to another provider as a deletion, and may tell deletions of what it never told.
+        """
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___EntryKind.ValueType] | None = ...,
+        provider_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "provider_ids", b"provider_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EntryFilter: _TypeAlias = EntryFilter  # noqa: Y015
+
 @_typing.final
 class Entry(_message.Message):
     """One thing the registry knows."""
@@ -29,8 +100,11 @@ class Entry(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    SHIELD_FIELD_NUMBER: _builtins.int
+    MEMORY_BANK_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Unique in the store: `model/NAME`, `provider/API/ID`, `instance/ID`."""
+    """Unique in the store: `model/NAME`, `shield/NAME`, `memory_bank/NAME`, `agent/NAME`, `provider/API/ID`, `instance/ID`."""
     @_builtins.property
     def model(self) -> _resources_pb2.Model:
         """A registered model."""
@@ -43,6 +117,18 @@ class Entry(_message.Message):
     def instance(self) -> _resources_pb2.Instance:
         """A running process."""
 
+    @_builtins.property
+    def shield(self) -> _resources_pb2.Shield:
+        """A registered shield."""
+
+    @_builtins.property
+    def memory_bank(self) -> _resources_pb2.MemoryBank:
+        """A registered memory bank."""
+
+    @_builtins.property
+    def agent(self) -> _resources_pb2.Agent:
+        """A registered agent."""
+
     def __init__(
         self,
         *,
@@ -50,12 +136,15 @@ class Entry(_message.Message):
         model: _resources_pb2.Model | None = ...,
         provider: _resources_pb2.Provider | None = ...,
         instance: _resources_pb2.Instance | None = ...,
+        shield: _resources_pb2.Shield | None = ...,
+        memory_bank: _resources_pb2.MemoryBank | None = ...,
+        agent: _resources_pb2.Agent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "provider", b"provider", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "instance", b"instance", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "key", b"key", "model", b"model", "provider", b"provider", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "instance", b"instance", "key", b"key", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["model", "provider", "instance"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["model", "provider", "instance", "shield", "memory_bank", "agent"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
@@ -69,19 +158,25 @@ class ListEntriesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 means 500, over 1,000 means 1,000."""
+    """At most this many; 0 means 500, over 1,000 means 1,000. A page ends earlier at 2 MiB."""
     page_token: _builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
+    @_builtins.property
+    def filter(self) -> Global___EntryFilter:
+        """The same for every page of a list."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: Global___EntryFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -131,19 +226,25 @@ class WatchRequest(_message.Message):
 
     START_REVISION_FIELD_NUMBER: _builtins.int
     STORE_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     start_revision: _builtins.int
     """The first revision wanted: one more than the last one seen whole."""
     store_id: _builtins.str
     """The store that revision belongs to. Empty: any."""
+    @_builtins.property
+    def filter(self) -> Global___EntryFilter:
+        """As in the list that the revision was read with."""
+
     def __init__(
         self,
         *,
         start_revision: _builtins.int = ...,
         store_id: _builtins.str = ...,
+        filter: Global___EntryFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["start_revision", b"start_revision", "store_id", b"store_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "start_revision", b"start_revision", "store_id", b"store_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
