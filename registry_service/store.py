@@ -1,7 +1,8 @@
 """The store the registry is kept in: what every store promises. tests/contracts/store.py holds each sentence.
 
-A store is a map from keys to values with one counter. Each commit is one revision; every revision can be watched,
-and read again until it is compacted.
+A store is a map from keys to values with one counter. Each commit is one revision, greater than all before it; between
+two of them others may lie that belong to somebody else, where several meshes share one store. Every revision can be
+watched, and read again until it is compacted.
 """
 
 from __future__ import annotations
@@ -65,21 +66,28 @@ class Commit:
 class Store(Protocol):
     """Linearizable, durable: what a call acknowledges survives the process, and every later call sees it.
 
-    Every method raises Unavailable when the store cannot be reached; a write's outcome is then unknown. A cancelled
-    write happens whole or not at all. Keys are ASCII, from 1 byte on. A store is opened and closed by `async with`.
+    Every method raises RegistryUnreachable within 3 s when the store cannot be reached, for whatever reason, which the
+    message names; a write's outcome is then unknown. A write that finds no room raises StoreFull, one that is too large
+    to be written at all RequestTooLarge; neither has changed anything. A cancelled write happens whole or not at all.
+    Keys are ASCII, from 1 byte on. A store is opened and closed by `async with`; opening it raises StartError for what
+    somebody has to change first, and does not wait for a server that cannot be reached.
     """
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
-    @property
-    def store_id(self) -> str:
-        """Which store this is. Revisions of different stores cannot be compared. Kept for the life of the data."""
+    async def store_id(self) -> str:
+        """Which store this is. Revisions of different stores cannot be compared. It is another one whenever what was
+        read before may never have been: after other data were put in its place, or could have been.
+        """
         ...
 
     async def revision(self) -> int:
-        """The revision of the last commit; 0 in an empty store. It never falls."""
+        """The revision of the last commit or revocation; no watch is at it before it has delivered all of those.
+
+        It never falls while the store is the same. What ended leases took along may be later than it.
+        """
         ...
 
     async def get(self, key: str) -> Row | None:
@@ -105,10 +113,11 @@ class Store(Protocol):
 
     def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
         """Every commit from `start_revision` on, whole and in order, for ever; a checkpoint when there is nothing new
-        for some seconds.
+        for some seconds, given only if the store has just been heard.
 
-        Raises RevisionGone if `start_revision` is compacted or lies beyond the next revision. A slow reader holds up
-        nobody and costs no memory; it may find its place compacted.
+        Raises RevisionGone if `start_revision` is compacted, lies beyond the next revision, or belongs to data that
+        has been replaced; RegistryUnreachable within 10 s when the store falls silent. A slow reader holds up nobody
+        and costs little memory; it may find its place compacted.
         """
         ...
 
@@ -121,7 +130,7 @@ class Store(Protocol):
         ...
 
     async def grant(self, ttl: float) -> int:
-        """A new lease that lives `ttl` seconds from each sign of life, and as long again after the store was reopened.
+        """A new lease that lives at least `ttl` seconds from each sign of life, and from a restart of the store itself.
 
         Its id was never used before. Makes no revision.
         """
@@ -132,8 +141,17 @@ class Store(Protocol):
         ...
 
     async def revoke(self, lease: int) -> None:
-        """End a lease and delete its keys, as one commit where they fit into one. An ended lease is no error.
+        """End a lease and delete its keys, in as few commits as the store can. An ended lease is no error.
 
         A key that was since put without the lease, or with another one, stays.
         """
         ...
+
+
+def check(ops: Sequence[Op]) -> None:
+    """Raises ValueError for what no store commits."""
+    keys = [op.key for op in ops]
+    if not 1 <= len(keys) <= COMMIT_LIMIT or len(set(keys)) < len(keys):
+        raise ValueError(f"a commit has 1 to {COMMIT_LIMIT} changes, of different keys")
+    if not all(key and key.isascii() for key in keys):
+        raise ValueError("keys are ASCII and not empty")

@@ -4,17 +4,22 @@ import signal
 import sqlite3
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from registry_service.sqlite import SqliteStore
-from registry_service.sqlite_file import path_of
+from registry_service.mirror.source import StoreSource
+from registry_service.sqlite.file import path_of
+from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
-from stackmesh.errors import RegistryUnreachable, Unavailable
+from stackmesh.errors import RegistryUnreachable, RevisionGone, StoreFull, Unavailable
 from stackmesh.process import StartError
+from stackmesh.reflector import Reflector
+from stackmesh.tasks import background
 from tests.contracts.store import LIMIT, StoreContract, collect, everything, one_wins
+from tests.scale import full
+from tests.waiting import until
 
 
 class Clock:
@@ -25,6 +30,8 @@ class Clock:
 
 
 class SqliteStores:
+    second = 1.0
+
     def __init__(self, folder):
         self.path = folder / "deep" / "registry.db"
         self.clock = Clock()
@@ -36,6 +43,9 @@ class SqliteStores:
         self.clock.now += seconds
         await asyncio.sleep(0)
 
+    async def away(self, seconds):
+        self.clock.now += seconds
+
 
 @pytest.fixture
 def stores(tmp_path):
@@ -43,7 +53,20 @@ def stores(tmp_path):
 
 
 class TestSqliteStore(StoreContract):
-    """SQLite keeps the whole contract."""
+    """SQLite keeps the whole contract, and more."""
+
+    async def test_there_are_no_gaps_between_revisions(self, store):
+        assert await self.fill(store, 6) == [1, 2, 3, 4, 5, 6]
+        assert (await store.list("")).revision == 6
+
+    async def test_a_reader_whose_place_was_compacted_is_told(self, store):
+        async with asyncio.timeout(LIMIT), aclosing(store.watch(1)) as watch:
+            await self.fill(store, 1)
+            await anext(watch)
+            revisions = await self.fill(store, 5)
+            await store.compact(revisions[-1])
+            with pytest.raises(RevisionGone):
+                await anext(watch)
 
 
 class Careless(SqliteStore):
@@ -209,10 +232,33 @@ async def test_a_commit_that_fails_half_way_leaves_nothing(stores):
         assert await store.commit([Put("c", b"3")]) == 2
 
 
+class Cramped(SqliteStore):
+    """On a disk with room for a few pages more."""
+
+    def _open(self):
+        log = super()._open()
+        (pages,) = log._db.execute("PRAGMA page_count").fetchone()
+        log._db.execute(f"PRAGMA max_page_count = {pages + 4}")
+        return log
+
+
+async def test_a_full_disk_changes_nothing_and_the_rest_goes_on(tmp_path):
+    path = tmp_path / "registry.db"
+    async with Cramped(path) as store:
+        revision = await store.commit([Put("a", b"1")])
+        with pytest.raises(StoreFull, match=f"make room on the disk of {path}"):
+            await store.commit([Put("a", b"2"), Put("b", b"x" * 100_000)])
+        assert await everything(store) == {"a": b"1"}
+        assert await store.revision() == revision
+        assert await store.commit([Put("a", b"2")]) == revision + 1
+    async with SqliteStore(path) as store:
+        await store.commit([Put("b", b"x" * 100_000)])
+
+
 WRITER = """
 import asyncio, itertools, sys
 from pathlib import Path
-from registry_service.sqlite import SqliteStore
+from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
 
 async def main():
@@ -227,15 +273,25 @@ asyncio.run(main())
 """
 
 
-async def write_and_die(path, lines):
+# Acknowledges what is not yet written.
+HASTY = WRITER.replace(
+    "revision = await store.commit(",
+    "print(await store.revision() + 1, n, flush=True)\n            "
+    "await asyncio.sleep(0.05)\n            revision = await store.commit(",
+)
+
+
+async def write_and_die(path, lines, writer):
     """Starts a writer, kills it after it has acknowledged `lines` writes; returns the last one acknowledged."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WRITER, str(path), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+        sys.executable, "-c", writer, str(path), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     assert process.stdout
-    async with asyncio.timeout(30):
-        for _ in range(lines):
-            last = await process.stdout.readline()
+    try:
+        async with asyncio.timeout(30):
+            for _ in range(lines):
+                last = await process.stdout.readline()
+    finally:
         process.send_signal(signal.SIGKILL)
         rest = (await process.stdout.read()).splitlines(keepends=True)
         await process.wait()
@@ -243,10 +299,10 @@ async def write_and_die(path, lines):
     return tuple(map(int, last.split()))
 
 
-async def survives_kills(path, rounds):
+async def survives_kills(path, rounds, writer=WRITER):
     before = 0
     for number in range(rounds):
-        acknowledged, written = await write_and_die(path, 1 + number % 9)
+        acknowledged, written = await write_and_die(path, 1 + number % 9, writer)
         async with SqliteStore(path) as store:
             revision = await store.revision()
             assert before < acknowledged <= revision <= acknowledged + 1
@@ -261,11 +317,142 @@ async def survives_kills(path, rounds):
         db.close()
 
 
-async def test_every_acknowledged_write_survives_kill_9(tmp_path):
-    await survives_kills(tmp_path / "registry.db", rounds=5)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_every_acknowledged_write_survives_kill_9_50_times(tmp_path):
-    await survives_kills(tmp_path / "registry.db", rounds=50)
+async def test_every_acknowledged_write_survives_kill_9(tmp_path):
+    await survives_kills(tmp_path / "registry.db", rounds=full(50))
+
+
+async def test_that_check_finds_a_writer_that_acknowledges_too_early(tmp_path):
+    with pytest.raises(AssertionError):
+        await survives_kills(tmp_path / "registry.db", rounds=1, writer=HASTY)
+
+
+async def read_on_over_a_restored_copy(stores, kind=SqliteStore):
+    """A reader that goes on where it was, though the file is an older copy of itself: whether it has what is there."""
+    view = Copied()
+    async with stores.open() as store:
+        await store.commit([Put("model/kept", b"")])
+    copy = stores.path.read_bytes()
+    async with kind(stores.path) as store:
+        await store.commit([Put("model/lost", b"")])
+        async with background(Reflector(StoreSource(store), view).run(), "reader"):
+            await until(lambda: "model/lost" in view.keys)
+        start, of = await store.revision() + 1, await store.store_id()
+    stores.path.write_bytes(copy)
+    async with kind(stores.path) as store:
+        for n in range(3):
+            await store.commit([Put(f"model/new-{n}", b"")])
+        source = StoreSource(store)
+        try:
+            async with asyncio.timeout(LIMIT), aclosing(source.watch(start, of)) as responses:
+                view.apply((await anext(responses)).changes, 0)
+        except RevisionGone:
+            view.replace((await source.list()).entries, 0)
+        there = {row.key for row in (await store.list("")).rows}
+    return view.keys == there
+
+
+class Copied:
+    """A View: the keys there are."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def replace(self, entries, revision):
+        self.keys = {entry.key for entry in entries}
+
+    def apply(self, changes, revision):
+        self.keys |= {change.entry.key for change in changes}
+
+
+async def test_a_restored_file_is_another_store(stores):
+    assert await read_on_over_a_restored_copy(stores)
+
+
+class KeepsItsId(SqliteStore):
+    async def store_id(self):
+        return (await super().store_id()).partition("-")[0]
+
+
+async def test_that_check_finds_a_store_that_keeps_its_id(stores):
+    assert not await read_on_over_a_restored_copy(stores, KeepsItsId)
+
+
+async def acknowledges_nothing_without_its_file(path, *, replaced, kind=SqliteStore):
+    """Every call is refused once the file of an open store was deleted, or another one stands in its place."""
+    async with kind(path, sweep_seconds=0.01) as store:
+        await store.commit([Put("a", b"1")])
+        path.rename(path.with_suffix(".old"))
+        if replaced:
+            path.write_bytes(b"")
+        for call in (lambda: store.commit([Put("b", b"1")]), lambda: store.get("a"), lambda: anext(store.watch(1))):
+            with pytest.raises(RegistryUnreachable, match="was deleted or replaced while it was open: restart"):
+                await call()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_nothing_is_acknowledged_once_the_file_is_gone(stores, replaced):
+    await acknowledges_nothing_without_its_file(stores.path, replaced=replaced)
+
+
+class NeverLooks(SqliteStore):
+    def _checked(self, work):
+        return work()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_that_check_finds_a_store_that_never_looks_for_its_file(stores, replaced):
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        await acknowledges_nothing_without_its_file(stores.path, replaced=replaced, kind=NeverLooks)
+
+
+class Counts(SqliteStore):
+    tries = 0
+
+    def _checked(self, work):
+        self.tries += 1
+        return super()._checked(work)
+
+
+async def test_that_the_file_is_gone_is_said_once(stores, caplog):
+    async with Counts(stores.path, sweep_seconds=0.01) as store:
+        stores.path.unlink()
+        store.tries = 0
+        await until(lambda: store.tries > 5)
+        assert caplog.text.count("leases could not be swept") == 1
+
+
+SMALL_FILES = """
+import asyncio, resource, sys
+from pathlib import Path
+from registry_service.sqlite.store import SqliteStore
+from registry_service.store import Put
+from stackmesh.errors import RegistryUnreachable
+
+async def main():
+    async with SqliteStore(Path(sys.argv[1])) as store:
+        await store.commit([Put("a", b"1")])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+        try:
+            await store.commit([Put("b", b"x" * 1_000_000)])
+        except RegistryUnreachable as error:
+            print(error.message)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print(await store.commit([Put("a", b"2")]))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_limit_of_file_sizes_is_named(stores):
+    """In a process of its own, whose files cannot grow for a while."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", SMALL_FILES, str(stores.path)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    said, _ = await process.communicate()
+    problem, revision = said.decode().splitlines()
+    assert f"disk I/O error: look at the disk of {stores.path} and at the limit of file sizes" in problem
+    assert revision == "2"

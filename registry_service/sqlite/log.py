@@ -5,7 +5,10 @@ Every method is one transaction and runs in the store's one SQL thread, so none 
 
 from __future__ import annotations
 
+import logging
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,10 @@ from typing import Any, Final
 from registry_service.store import COMMIT_LIMIT, Commit, Delete, Op, Page, Put, Row
 from stackmesh.errors import Conflict, RevisionGone
 
+log = logging.getLogger(__name__)
+
+_GAP_SECONDS: Final = 2.0
+"""Leases are looked at twice a second. Who has not done so for this long was frozen."""
 _READ_AHEAD: Final = 2 * COMMIT_LIMIT
 """Rows a watcher reads at a time: always at least one whole revision."""
 
@@ -40,12 +47,18 @@ class _Lease:
 
 
 class Log:
-    """The tables of an open database. `clock` gives seconds that only ever rise."""
+    """The tables of an open database. `clock` gives seconds that only ever rise; leases live by it.
+
+    While this process is frozen nobody can beat. When it notices that it was, every lease gets one full TTL, as after a
+    restart.
+    """
 
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self._db = connection
         self._clock = clock
-        self.store_id: str = self._meta("store_id")
+        self._looked = time.monotonic()
+        # Another one at each opening: while it was closed the file may have been replaced by an older copy of itself.
+        self.store_id = f"{self._meta('store_id')}-{secrets.token_hex(4)}"
         rows = connection.execute("SELECT id, ttl FROM leases")
         self._leases = {lease: _Lease(ttl, clock() + ttl) for lease, ttl in rows}
 
@@ -116,6 +129,7 @@ class Log:
 
     def sweep(self) -> int:
         """End the leases whose time is up. Returns the revision after it."""
+        self._notice_gap()
         for lease in [lease for lease in self._leases if not self._alive(lease)]:
             self.revoke(lease)
         return self.revision()
@@ -130,7 +144,16 @@ class Log:
             return len(keys) <= COMMIT_LIMIT
 
     def _alive(self, lease: int) -> bool:
+        self._notice_gap()
         return lease in self._leases and self._clock() < self._leases[lease].deadline
+
+    def _notice_gap(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > _GAP_SECONDS:
+            log.warning("nothing was done for %.1f s: every lease gets its time again", now - self._looked)
+            for lease in self._leases.values():
+                lease.deadline = self._clock() + lease.ttl
+        self._looked = now
 
     def _compare(self, key: str, revision: int) -> None:
         row = self.get(key)

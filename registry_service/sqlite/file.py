@@ -65,6 +65,15 @@ def _lock(fd: int, path: Path) -> None:
     os.pwrite(fd, str(os.getpid()).encode(), 0)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file is there now; None: none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """The open database, made if there is none. Raises StartError if it cannot be written or is something else's."""
     try:

@@ -16,10 +16,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from registry_service import sqlite_file
-from registry_service.sqlite_log import Log
-from registry_service.store import COMMIT_LIMIT, Commit, Op, Page, Row
-from stackmesh.errors import RegistryUnreachable, Unavailable
+from registry_service.sqlite import file as sqlite_file
+from registry_service.sqlite.log import Log
+from registry_service.store import Commit, Op, Page, Row, check
+from stackmesh.errors import RegistryUnreachable, StoreFull, Unavailable
 from stackmesh.process import StartError
 from stackmesh.tasks import background
 
@@ -48,6 +48,7 @@ class SqliteStore:
         self._resources = AsyncExitStack()
         self._thread: ThreadPoolExecutor | None = None
         self._log: Log
+        self._file: tuple[int, int] | None = None  # that is open
         self._head = 0
         self._advanced = asyncio.Event()
 
@@ -58,7 +59,7 @@ class SqliteStore:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)
             self._log = await self._run(self._open)
-            stack.push_async_callback(self._run, self._log.close)
+            stack.push_async_callback(self._loop.run_in_executor, self._thread, self._log.close)
             await stack.enter_async_context(background(self._sweep(), "lease sweeper"))
             self._resources = stack.pop_all()
         return self
@@ -66,8 +67,7 @@ class SqliteStore:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._resources.aclose()
 
-    @property
-    def store_id(self) -> str:
+    async def store_id(self) -> str:
         return self._log.store_id
 
     async def revision(self) -> int:
@@ -80,7 +80,7 @@ class SqliteStore:
         return await self._run(self._log.list, prefix, after, limit, revision)
 
     async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
-        _check(ops)
+        check(ops)
         return await self._run(self._advance, self._log.commit, tuple(ops), dict(expect or {}))
 
     async def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
@@ -106,8 +106,17 @@ class SqliteStore:
     async def revoke(self, lease: int) -> None:
         await self._run(self._advance, self._log.revoke, lease)
 
+    def _checked(self, work: Callable[[], T]) -> T:
+        """In the thread. What is written into a file that nobody finds again is lost: better to write nothing."""
+        if self._file not in (None, sqlite_file.identity(self._path)):
+            raise RegistryUnreachable(
+                f"the registry's store {self._path} was deleted or replaced while it was open: restart the registry"
+            )
+        return work()
+
     def _open(self) -> Log:
         connection = sqlite_file.connect(self._path)
+        self._file = sqlite_file.identity(self._path)
         try:
             return Log(connection, self._clock)
         except sqlite3.Error as error:
@@ -118,9 +127,14 @@ class SqliteStore:
         if self._thread is None:
             raise Unavailable("the registry's store is closed")
         try:
-            return await self._loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+            return await self._loop.run_in_executor(self._thread, self._checked, lambda: work(*args, **kwargs))
         except sqlite3.Error as error:
-            raise RegistryUnreachable(f"the registry's store cannot be used: {error}") from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what Python's module raises by itself has none
+            if code == sqlite3.SQLITE_FULL:
+                raise StoreFull(f"the registry's store is full: make room on the disk of {self._path}") from error
+            where = f": look at the disk of {self._path} and at the limit of file sizes (ulimit -f)"
+            hint = where if code == sqlite3.SQLITE_IOERR else ""
+            raise RegistryUnreachable(f"the registry's store cannot be used: {error}{hint}") from error
 
     def _advance(self, write: Callable[..., int], *args: object) -> int:
         revision = write(*args)
@@ -146,12 +160,16 @@ class SqliteStore:
         return True
 
     async def _sweep(self) -> None:
+        problem = ""
         while True:
             await asyncio.sleep(self._sweep_seconds)
             try:
                 await self._run(self._advance, self._log.sweep)
+                problem = ""
             except Unavailable as error:
-                log.warning("leases could not be swept: %s", error)
+                if str(error) != problem:  # said once, not twice a second
+                    log.warning("leases could not be swept: %s", error)
+                problem = str(error)
 
     async def _end_thread(self, thread: ThreadPoolExecutor) -> None:
         self._thread = None
@@ -160,11 +178,3 @@ class SqliteStore:
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self._path} [{'open' if self._thread else 'closed'}, revision {self._head}]>"
-
-
-def _check(ops: Sequence[Op]) -> None:
-    keys = [op.key for op in ops]
-    if not 1 <= len(keys) <= COMMIT_LIMIT or len(set(keys)) < len(keys):
-        raise ValueError(f"a commit has 1 to {COMMIT_LIMIT} changes, of different keys")
-    if not all(key and key.isascii() for key in keys):
-        raise ValueError("keys are ASCII and not empty")
