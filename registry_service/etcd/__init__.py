@@ -1,0 +1,10 @@
+"""The registry's store in etcd.
+
+    url        the address of a store          wire       etcd's methods and messages
+    endpoints  a channel to each member        errors     what etcd's refusals mean
+    client     one call, on whichever member   auth       the token a call carries
+    stream     a long conversation             leases     signs of life
+    watch      what was committed              store      the Store
+
+The client is our own: docs/decisions/0010-own-etcd-client.md.
+"""

@@ -1,0 +1,46 @@
+"""What etcd has no room for changes nothing, and says what to do."""
+
+import pytest
+
+from registry_service.etcd.store import EtcdStore
+from registry_service.etcd.url import parse
+from registry_service.store import Put
+from stackmesh.errors import RequestTooLarge, StoreFull
+from tests.contracts.store import everything
+from tests.fakes.etcd import etcd, store_url
+
+MEGABYTE = 1024 * 1024
+
+
+async def fill(store):
+    for _ in range(100):
+        await store.commit([Put("a", b"x" * MEGABYTE)])
+
+
+async def test_a_full_store_says_what_to_do_and_works_when_that_is_done(tmp_path):
+    async with etcd(tmp_path, f"--quota-backend-bytes={16 * MEGABYTE}") as member:
+        async with EtcdStore(parse(store_url(member.address))) as store:
+            with pytest.raises(StoreFull, match=r"compact and defragment.*alarm disarm"):
+                await fill(store)
+            before, revision = await everything(store), await store.revision()
+            with pytest.raises(StoreFull):
+                await store.commit([Put("a", b"1"), Put("b", b"1")])
+            with pytest.raises(StoreFull):
+                await store.grant(5)
+            assert await everything(store) == before
+            assert await store.revision() == revision
+        async with EtcdStore(parse(store_url(member.address))) as store:
+            await store.store_id()
+            await store.compact(revision)
+            await member.ctl("defrag")
+            await member.ctl("alarm", "disarm")
+            await store.commit([Put("a", b"1")])
+
+
+async def test_a_commit_that_is_too_large_is_refused_whole(url):
+    async with EtcdStore(parse(url)) as store:
+        for size in (2 * MEGABYTE, 10 * MEGABYTE):
+            with pytest.raises(RequestTooLarge, match=r"1\.5 MiB"):
+                await store.commit([Put("small", b""), Put("large", b"x" * size)])
+        assert await everything(store) == {}
+        assert await store.revision() == 0
