@@ -7,6 +7,7 @@ replaced in every string. No message ever shows a value, because values may be s
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloa
 
 from stackmesh import names
 from stackmesh.errors import InvalidField
-from stackmesh.routes import Api
+from stackmesh.routes import HOSTED_BY, Api, ResourceType
 
 M = TypeVar("M", bound=BaseModel)
+
+SECTIONS: Final[Mapping[str, ResourceType.ValueType]] = {
+    "models": ResourceType.RESOURCE_TYPE_MODEL,
+    "shields": ResourceType.RESOURCE_TYPE_SHIELD,
+    "memory_banks": ResourceType.RESOURCE_TYPE_MEMORY_BANK,
+    "agents": ResourceType.RESOURCE_TYPE_AGENT,
+}
+"""The sections of the YAML that declare resources."""
 
 
 class ConfigError(Exception):
@@ -40,6 +49,24 @@ def _address(value: object) -> object:
     return value
 
 
+def _addresses(value: object) -> object:
+    several = str(value).split(",")
+    for address in several:
+        _address(address)
+        if len(several) > 1:
+            _ip(address)
+    return value
+
+
+def _ip(address: str) -> None:
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        raise ValueError(
+            f"of several addresses each must be IP:PORT, which {address} is not; or one NAME:PORT that stands for all"
+        ) from None
+
+
 def _resource_name(value: object) -> object:
     return _named(names.check_resource_name, value)
 
@@ -49,22 +76,38 @@ def _id(value: object) -> object:
 
 
 def _named(check: Any, value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(_TEXT)  # noqa: TRY004 -- what pydantic takes for a problem of the value
     try:
-        return check("", str(value))
+        return check("", value)
     except InvalidField as error:
         raise ValueError(error.description) from None
 
 
+_TEXT: Final = "must be text; write it in quotes"
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "tuple_type": "must be a list; leave it out where there is none",
+    "string_type": _TEXT,
+}
+"""What pydantic says of values of the wrong type, as somebody sees it who writes YAML."""
+
 Address = Annotated[str, BeforeValidator(_address)]
+Addresses = Annotated[str, BeforeValidator(_addresses)]
 ResourceName = Annotated[str, BeforeValidator(_resource_name)]
 Id = Annotated[str, BeforeValidator(_id)]
 
 
 class RegistryConfig(Frozen):
-    store: Annotated[str, Field(pattern=r"^sqlite:///.+")] = "sqlite:///.stackmesh/registry.db"
-    """`sqlite:///relative/path` or `sqlite:////absolute/path`."""
-    address: Address = "127.0.0.1:8322"
-    """Where the registry is reached, and where it listens."""
+    store: Annotated[str, Field(pattern=r"^(sqlite:///|etcd://).+", repr=False)] = "sqlite:///.stackmesh/registry.db"
+    """`sqlite:///relative/path`, `sqlite:////absolute/path`, or for several replicas
+    `etcd://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PREFIX[?tls=...]`. registry_service/stores.py has the whole of it.
+    """
+    address: Addresses = "127.0.0.1:8322"
+    """Where the registry is reached. With several replicas: all their `IP:PORT`s with commas between them, or one
+    `NAME:PORT` that DNS resolves to all of them.
+    """
+    listen: Address | None = None
+    """Where this replica listens. Absent: at `address`, which then is a single one."""
     lease_ttl: PositiveFloat = 15.0
     """Seconds an instance stays registered without a beat. It beats three times as often."""
 
@@ -76,6 +119,10 @@ class GatewayConfig(Frozen):
     """Seconds for a unary call whose client sets no deadline."""
     stream_timeout: PositiveFloat = 600.0
     """Seconds for a stream whose client sets no deadline."""
+    snapshot_file: Path | None = Path(".stackmesh/gateway.snapshot")
+    """Where the last good routes are kept, for a start without a registry. null: nowhere."""
+    metrics_address: Address | None = None
+    """Where Prometheus can read the gauges over HTTP. Absent: nowhere."""
 
 
 class ServiceConfig(Frozen):
@@ -92,12 +139,17 @@ class ProviderConfig(Frozen):
     provider_type: str = Field(pattern=r"^(inline|remote)::[a-z0-9][a-z0-9:-]*$")
     config: Mapping[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """What the provider type's own model accepts. The process that hosts the provider checks it."""
+    auto_register: bool = False
+    """Register what it serves under its own names, as far as those are free."""
 
 
 class ProvidersConfig(Frozen):
     """The providers of each API. The first of an API is its default."""
 
     inference: tuple[ProviderConfig, ...] = ()
+    safety: tuple[ProviderConfig, ...] = ()
+    memory: tuple[ProviderConfig, ...] = ()
+    agents: tuple[ProviderConfig, ...] = ()
 
     def of(self, api: Api.ValueType) -> tuple[ProviderConfig, ...]:
         return getattr(self, Api.Name(api).removeprefix("API_").lower(), ())
@@ -117,6 +169,36 @@ class ModelDeclaration(Frozen):
     metadata: Mapping[str, Any] = Field(default_factory=dict[str, Any])
 
 
+class ShieldDeclaration(Frozen):
+    """A shield that shall be registered. Only its name is needed."""
+
+    shield_id: ResourceName
+    provider_id: Id | None = None
+    provider_shield_id: ResourceName | None = None
+    params: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+
+
+class MemoryBankDeclaration(Frozen):
+    """A memory bank that shall be registered. `params` has one key, its kind: `vector: {embedding_model: ...}`."""
+
+    memory_bank_id: ResourceName
+    params: Mapping[str, Any]
+    provider_id: Id | None = None
+    provider_memory_bank_id: ResourceName | None = None
+
+
+class AgentDeclaration(Frozen):
+    """An agent that shall be registered. Only its name is needed."""
+
+    agent_id: ResourceName
+    provider_id: Id | None = None
+    provider_agent_id: ResourceName | None = None
+    metadata: Mapping[str, Any] = Field(default_factory=dict[str, Any])
+
+
+Declaration = ModelDeclaration | ShieldDeclaration | MemoryBankDeclaration | AgentDeclaration
+
+
 class Config(Frozen):
     version: Literal[1]
     registry: RegistryConfig = RegistryConfig()
@@ -124,6 +206,9 @@ class Config(Frozen):
     services: ServicesConfig = ServicesConfig()
     providers: ProvidersConfig = ProvidersConfig()
     models: tuple[ModelDeclaration, ...] = ()
+    shields: tuple[ShieldDeclaration, ...] = ()
+    memory_banks: tuple[MemoryBankDeclaration, ...] = ()
+    agents: tuple[AgentDeclaration, ...] = ()
 
 
 DEFAULT: Final = """\
@@ -212,6 +297,8 @@ def _problem(model: type[BaseModel], kind: str, at: str, loc: Sequence[int | str
         return f"{path}: unknown key; {hint}"
     if kind == "missing":
         return f"{path}: is required"
+    if kind in _IN_WORDS:
+        return f"{path}: {_IN_WORDS[kind]}"
     return f"{path}: {message.removeprefix('Value error, ')}"
 
 
@@ -266,15 +353,31 @@ def _contradictions(config: Config) -> Iterator[str]:
         for index, provider_id in enumerate(ids):
             if provider_id in ids[:index]:
                 yield f"providers.{Api.Name(api)[4:].lower()}[{index}].provider_id: {provider_id} is there twice"
-    known = [provider.provider_id for provider in config.providers.inference]
+    if config.registry.listen is None and "," in config.registry.address:
+        yield "registry.listen: is required when registry.address names several replicas"
+    for section, declarations in declared(config).items():
+        yield from _undeclarable(section, declarations, config)
+
+
+def declared(config: Config) -> Mapping[str, Sequence[Declaration]]:
+    """What the YAML declares, by the section it is in."""
+    return {section: getattr(config, section) for section in SECTIONS}
+
+
+def _undeclarable(section: str, declarations: Sequence[Declaration], config: Config) -> Iterator[str]:
+    kind = SECTIONS[section]
+    word, api = ResourceType.Name(kind).removeprefix("RESOURCE_TYPE_").lower(), HOSTED_BY[kind]
+    known = [provider.provider_id for provider in config.providers.of(api)]
+    api_word = Api.Name(api).removeprefix("API_").lower()
     seen: set[str] = set()
-    for index, model in enumerate(config.models):
-        if model.model_id in seen:
-            yield f"models[{index}].model_id: {model.model_id} is there twice"
-        seen.add(model.model_id)
-        if model.provider_id is not None and model.provider_id not in known:
-            near = difflib.get_close_matches(model.provider_id, known, n=1)
+    for index, declaration in enumerate(declarations):
+        name: str = getattr(declaration, f"{word}_id")
+        if name in seen:
+            yield f"{section}[{index}].{word}_id: {name} is there twice"
+        seen.add(name)
+        if declaration.provider_id is not None and declaration.provider_id not in known:
+            near = difflib.get_close_matches(declaration.provider_id, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known) or 'none'}"
-            yield f"models[{index}].provider_id: no inference provider is called {model.provider_id}; {hint}"
-    if not config.providers.inference and config.models:
-        yield "models: there is no provider that could serve them; add one under providers.inference"
+            yield f"{section}[{index}].provider_id: no {api_word} provider is called {declaration.provider_id}; {hint}"
+    if declarations and not known:
+        yield f"{section}: there is no provider that could serve them; add one under providers.{api_word}"

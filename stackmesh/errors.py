@@ -2,15 +2,15 @@
 
     MeshError
     ├── InvalidArgument      InvalidField, InvalidProviderData, InvalidRoute, ContextExceeded, InvalidPageToken,
-    │                        AmbiguousProvider, BackendRejected
+    │                        AmbiguousProvider, AmbiguousName, BackendRejected, RequestTooLarge
     ├── NotFound             ResourceNotFound, ProviderNotFound, NotHosted
     ├── AlreadyExists        ResourceExists
-    ├── FailedPrecondition   NotServing, NoInstance
+    ├── FailedPrecondition   NotServing, NoInstance, Declared
     ├── Aborted              Conflict
     ├── OutOfRange           RevisionGone
-    ├── ResourceExhausted    QueueFull, RateLimited
+    ├── ResourceExhausted    QueueFull, RateLimited, StoreFull
     ├── Unimplemented        Unsupported
-    ├── Unavailable          RegistryUnreachable, BackendUnreachable, ShuttingDown
+    ├── Unavailable          RegistryUnreachable, BackendUnreachable, ShuttingDown, WrongInstance
     ├── Unauthenticated      BackendUnauthenticated
     ├── PermissionDenied     BackendPermissionDenied
     ├── DeadlineExceeded     Timeout
@@ -91,7 +91,13 @@ class InvalidPageToken(InvalidArgument): ...
 class AmbiguousProvider(InvalidArgument): ...
 
 
+class AmbiguousName(InvalidArgument): ...
+
+
 class BackendRejected(InvalidArgument): ...
+
+
+class RequestTooLarge(InvalidArgument): ...
 
 
 class NotFound(MeshError): ...
@@ -119,6 +125,9 @@ class NotServing(FailedPrecondition): ...
 
 
 class NoInstance(FailedPrecondition): ...
+
+
+class Declared(FailedPrecondition): ...
 
 
 class Aborted(MeshError): ...
@@ -156,6 +165,9 @@ class QueueFull(ResourceExhausted): ...
 class RateLimited(ResourceExhausted): ...
 
 
+class StoreFull(ResourceExhausted): ...
+
+
 class Unimplemented(MeshError): ...
 
 
@@ -172,6 +184,9 @@ class BackendUnreachable(Unavailable): ...
 
 
 class ShuttingDown(Unavailable): ...
+
+
+class WrongInstance(Unavailable): ...
 
 
 class Unauthenticated(MeshError): ...
@@ -207,7 +222,9 @@ _TABLE: Final[Mapping[type[MeshError], tuple[grpc.StatusCode, str]]] = {
     ContextExceeded: (_C.INVALID_ARGUMENT, "CONTEXT_EXCEEDED"),
     InvalidPageToken: (_C.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN"),
     AmbiguousProvider: (_C.INVALID_ARGUMENT, "AMBIGUOUS_PROVIDER"),
+    AmbiguousName: (_C.INVALID_ARGUMENT, "AMBIGUOUS_NAME"),
     BackendRejected: (_C.INVALID_ARGUMENT, "BACKEND_REJECTED"),
+    RequestTooLarge: (_C.INVALID_ARGUMENT, "REQUEST_TOO_LARGE"),
     NotFound: (_C.NOT_FOUND, ""),
     ResourceNotFound: (_C.NOT_FOUND, "RESOURCE_NOT_FOUND"),
     ProviderNotFound: (_C.NOT_FOUND, "PROVIDER_NOT_FOUND"),
@@ -217,6 +234,7 @@ _TABLE: Final[Mapping[type[MeshError], tuple[grpc.StatusCode, str]]] = {
     FailedPrecondition: (_C.FAILED_PRECONDITION, ""),
     NotServing: (_C.FAILED_PRECONDITION, "NOT_SERVING"),
     NoInstance: (_C.FAILED_PRECONDITION, "NO_INSTANCE"),
+    Declared: (_C.FAILED_PRECONDITION, "DECLARED"),
     Aborted: (_C.ABORTED, ""),
     Conflict: (_C.ABORTED, "CONFLICT"),
     OutOfRange: (_C.OUT_OF_RANGE, ""),
@@ -224,12 +242,14 @@ _TABLE: Final[Mapping[type[MeshError], tuple[grpc.StatusCode, str]]] = {
     ResourceExhausted: (_C.RESOURCE_EXHAUSTED, ""),
     QueueFull: (_C.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
     RateLimited: (_C.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
+    StoreFull: (_C.RESOURCE_EXHAUSTED, "STORE_FULL"),
     Unimplemented: (_C.UNIMPLEMENTED, ""),
     Unsupported: (_C.UNIMPLEMENTED, "UNSUPPORTED"),
     Unavailable: (_C.UNAVAILABLE, ""),
     RegistryUnreachable: (_C.UNAVAILABLE, "REGISTRY_UNREACHABLE"),
     BackendUnreachable: (_C.UNAVAILABLE, "BACKEND_UNREACHABLE"),
     ShuttingDown: (_C.UNAVAILABLE, "SHUTTING_DOWN"),
+    WrongInstance: (_C.UNAVAILABLE, "WRONG_INSTANCE"),
     Unauthenticated: (_C.UNAUTHENTICATED, ""),
     BackendUnauthenticated: (_C.UNAUTHENTICATED, "BACKEND_UNAUTHENTICATED"),
     PermissionDenied: (_C.PERMISSION_DENIED, ""),
@@ -248,7 +268,7 @@ for _error, (_code, _reason) in _TABLE.items():
 
 def to_status(error: MeshError) -> status_pb2.Status:
     """The error as google.rpc.Status, small enough for every peer: an over-long message is cut, details dropped."""
-    status = status_pb2.Status(code=_number(error.code), message=_clip(error.message, MESSAGE_LIMIT))
+    status = status_pb2.Status(code=_number(error.code), message=clip(error.message, MESSAGE_LIMIT))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     room = DETAILS_LIMIT
     for detail in (info, *error.details()):
@@ -314,6 +334,7 @@ def _number(code: grpc.StatusCode) -> int:
     return code_pb2.Code.Value(code.name)
 
 
-def _clip(text: str, limit: int) -> str:
+def clip(text: str, limit: int) -> str:
+    """The text, cut to `limit` bytes of whole characters."""
     raw = text.encode()
     return text if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "..."

@@ -17,7 +17,10 @@ PROVIDER_ID: Final = "x-stackmesh-provider-id"
 PROVIDER_RESOURCE_ID: Final = "x-stackmesh-provider-resource-id"
 RESOURCE: Final = "x-stackmesh-resource"
 
-ROUTED: Final = (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE)
+INSTANCE_ID: Final = "x-stackmesh-instance-id"
+"""Whom the call is for: another process at the instance's former address refuses it."""
+
+ROUTED: Final = (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE, INSTANCE_ID)
 """The resolved route. Set by the gateway alone: any value from a client is removed."""
 
 REQUEST_ID: Final = "x-request-id"

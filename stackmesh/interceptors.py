@@ -10,14 +10,26 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from stackmesh import calls, headers
-from stackmesh.errors import Cancelled, Internal, InvalidRoute, MeshError, Timeout, from_rpc_error, to_status, trailers
+from stackmesh.errors import (
+    Cancelled,
+    Internal,
+    InvalidArgument,
+    InvalidRoute,
+    MeshError,
+    Timeout,
+    WrongInstance,
+    from_rpc_error,
+    to_status,
+    trailers,
+)
 from stackmesh.routes import Method
 
 log = logging.getLogger(__name__)
@@ -52,7 +64,47 @@ class Errors(grpc.aio.ServerInterceptor):
                 code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
                 await context.abort(code, status.message, trailers(status))
 
-        return wrap(handler, around)
+        return wrap(handler, around, parse=_parser(handler.request_deserializer))
+
+
+class Decided:
+    """Takes services for a server without interceptors, each of their handlers inside `errors`."""
+
+    def __init__(self, server: grpc.aio.Server, errors: Errors) -> None:
+        self._server = server
+        self._errors = errors
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers(tuple(_Guarded(handler, self._errors) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """The generic handlers do."""
+
+
+class _Guarded(grpc.GenericRpcHandler):
+    def __init__(self, inner: grpc.GenericRpcHandler, errors: Errors) -> None:
+        self._inner = inner
+        self._errors = errors
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        handler = self._inner.service(handler_call_details)
+        return handler and self._errors.guard(handler, handler_call_details)
+
+
+def _parser(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """The same, but what is no such message is the caller's mistake: gRPC would answer UNKNOWN."""
+    if deserialize is None:
+        return None
+
+    def parse(raw: bytes) -> Any:
+        try:
+            return deserialize(raw)
+        except DecodeError:
+            raise InvalidArgument(
+                "the request cannot be parsed: it is damaged, of another type, or nested too deeply"
+            ) from None
+
+    return parse
 
 
 def _decide(error: Exception, method: str, request_id: str) -> MeshError:
@@ -75,13 +127,24 @@ def _decide(error: Exception, method: str, request_id: str) -> MeshError:
 
 
 class Routed(grpc.aio.ServerInterceptor):
-    """Accepts calls of routed methods only with the gateway's headers, and only if the body agrees with them."""
+    """Accepts calls of routed methods only with the gateway's headers, and only if the body agrees with them.
 
-    def __init__(self, methods: Mapping[str, Method]) -> None:
+    A call of any method that is meant for another instance is refused before its request is even parsed: addresses are
+    used again, and who sent it has not heard yet.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], instance_id: str) -> None:
+        """`instance_id` is this process's own."""
         self._methods = methods
+        self._instance_id = instance_id
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
         handler = await continuation(handler_call_details)
+        meant = _header(handler_call_details, headers.INSTANCE_ID)
+        if handler is not None and meant is not None and meant != self._instance_id:
+            return _refusing(
+                handler, WrongInstance("the call is meant for an instance that is no longer at this address")
+            )
         method = self._methods.get(handler_call_details.method)
         if handler is None or method is None:
             return handler
@@ -98,6 +161,15 @@ class Routed(grpc.aio.ServerInterceptor):
                 calls.leave(token)
 
         return wrap(handler, around)
+
+
+def _refusing(handler: Handler, error: MeshError) -> Handler:
+    """A handler of the same shape that answers with the error, and reads nothing."""
+
+    async def refuse(_request: object, _context: object) -> None:
+        raise error
+
+    return _MAKE[handler.request_streaming, handler.response_streaming](refuse)
 
 
 def _call(details: Details, method: Method) -> calls.Call:
@@ -136,13 +208,19 @@ _MAKE: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
 }
 
 
-def wrap(handler: Handler, around: Around) -> Handler:
-    """The same handler, each call of it inside `around(request, context)`."""
+def wrap(handler: Handler, around: Around, parse: Callable[[bytes], Any] | None = None) -> Handler:
+    """The same handler, each call of it inside `around(request, context)`.
+
+    With `parse`, requests are parsed in there too, so `around` gets them as bytes.
+    """
     behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     generates = inspect.isasyncgenfunction(behaviour)
+    late = parse if not handler.request_streaming else None  # a stream's requests are parsed as they are read
 
     async def call(request: Any, context: Any) -> Any:
         async with around(request, context):
+            if late is not None:
+                request = late(request)
             if not generates:
                 return await behaviour(request, context)
             # As a coroutine, so that a client's cancellation arrives as CancelledError, not as GeneratorExit.
@@ -152,4 +230,5 @@ def wrap(handler: Handler, around: Around) -> Handler:
         return None
 
     make = _MAKE[handler.request_streaming, handler.response_streaming]
-    return make(call, handler.request_deserializer, handler.response_serializer)
+    deserialize = None if late is not None else parse or handler.request_deserializer
+    return make(call, deserialize, handler.response_serializer)

@@ -5,8 +5,18 @@ from typing import Final
 
 from stackmesh.errors import InvalidField
 
+RESERVED: Final = "stackmesh/"
+"""What the names of the mesh's own resources begin with."""
+
 _RESOURCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}", re.ASCII)
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
+def check_identifier(field: str, value: str) -> str:
+    """Return `value` if a resource may be registered under it, else raise InvalidField."""
+    if value.startswith(RESERVED):
+        raise InvalidField(field, f"begins with {RESERVED}, which is kept for the mesh itself")
+    return check_resource_name(field, value)
 
 
 def check_resource_name(field: str, value: str) -> str:

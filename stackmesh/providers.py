@@ -8,6 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Protocol, Self
 
 from stackmesh.config import ConfigError, Frozen, ProviderConfig, validate
+from stackmesh.provider.v1.provider_service_pb2 import ResolveRequest
+
+Wanted = ResolveRequest
+"""A resource as its provider sees it: its type, the provider's name for it, its metadata or parameters."""
 
 
 class Provider(Protocol):
@@ -29,11 +33,28 @@ class Provider(Protocol):
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
-    async def resolve(self, name: str) -> str:
-        """The provider's own name for `name`, which may be an alias. No side effects.
+    async def resolve(self, wanted: Wanted) -> str:
+        """The provider's own name for `wanted.provider_resource_id`, which may be an alias. No side effects.
 
-        Raises NotHosted, naming what is served, when it does not recognise the name; Unavailable when only the backend
-        knows and the backend cannot be reached.
+        Raises NotHosted, naming what it would host, when it does not recognise the name or cannot do what the
+        parameters ask; AmbiguousName when the name stands for several; Unavailable when only the backend knows and the
+        backend cannot be reached.
+        """
+        ...
+
+    async def load(self, wanted: Wanted) -> None:
+        """Be able to serve a registered resource: load, pull or configure it, as long as that takes.
+
+        Called again whenever the registration changes, when what was served is no longer listed, and after every start;
+        what is as it should be returns at once. `wanted.provider_resource_id` is what `resolve` returned. Never called
+        twice at a time for one name. Raises a MeshError with the reason, which users see; then it is called again.
+        """
+        ...
+
+    async def unload(self, provider_resource_id: str) -> None:
+        """Nothing is registered under this name any more: let go of what `load` took, however far it came.
+
+        Not called when the process ends, nor for what was unregistered while it did not run.
         """
         ...
 

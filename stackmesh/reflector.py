@@ -1,40 +1,134 @@
 """A live copy of the registry: list everything at one revision, then watch from the next one.
 
     list at R -> view.replace -> watch from R+1 -> view.apply ... -> broken: watch again from the last whole revision
-                                                                 -> REVISION_GONE: list again
+                                                                 -> REVISION_GONE, or an older revision: list again
 
-There is one reflector in the mesh; the gateway's snapshot is a view on it. The watch says something at least every 5 s,
-so one that is silent for longer than `silence` is dead, whatever its TCP connection believes.
+There is one reflector in the mesh. Where it reads from is a Source, what it keeps up to date is a View: the gateway's
+snapshot, what an instance has to converge to, the registry's own copy of its store. The watch says something at least
+every 5 s, so one that is silent for longer than `silence` is dead, whatever its TCP connection believes.
+
+When to try again: a watch that had said something is resumed soon, for all it needs is what came since; a registry that
+says nothing is asked ever more rarely, so that a hundred who lost it together come back over some seconds; who is told
+to list again does so at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import grpc
 
 from stackmesh.backoff import Backoff
+from stackmesh.errors import MeshError, RevisionGone, Timeout, from_rpc_error
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
+from stackmesh.resources import KINDS
 
 log = logging.getLogger(__name__)
 
-STALE_AFTER: Final = 15.0
+STALE_AFTER: Final = 9.0
 """Seconds without a word from the registry after which a copy counts as stale."""
 
-_LIST_TIMEOUT: Final = 10.0
+_PAGE_TIMEOUT: Final = 10.0
+_AWAY_AFTER: Final = 5.0
+"""Seconds of silence that are an outage, though the copy does not yet count as stale: a watch says something sooner."""
+_LIST_TIMEOUT: Final = 60.0
+"""Seconds for all pages together."""
 _PAGE_SIZE: Final = 1000
+_PATIENT: Final = 10.0
+"""Seconds between two tries at most while the registry says nothing. Half of it at least, drawn anew each time."""
+_HASTY: Final = 0.5
+"""Seconds between two tries at most while it answers and breaks again."""
+_REMIND: Final = 60.0
+"""Seconds after which what goes on failing is said again."""
+_WELL_AFTER: Final = 10.0
+"""Seconds that a watch has to hold before a break of it counts as the first."""
+_BY_WORD: Final = {kind.word: kind for kind in KINDS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Everything that is wanted, at one revision of one store."""
+
+    entries: Sequence[pb.Entry]
+    revision: int
+    store_id: str
+
+
+class Source(Protocol):
+    """Where a copy is made from. Both methods raise MeshErrors only."""
+
+    async def list(self) -> Listed:
+        """Everything at the current revision."""
+        ...
+
+    def watch(self, start_revision: int, store_id: str) -> AsyncGenerator[pb.WatchResponse]:
+        """Whole revisions from `start_revision` on, as WatchService.Watch gives them.
+
+        Raises RevisionGone when they are no longer there or the store is another one: list again.
+        """
+        ...
+
+
+class RegistrySource:
+    """The registry's WatchService. `bare`: without what is the resources' own, which a list need not hold in memory."""
+
+    def __init__(self, channel: grpc.aio.Channel, wanted: pb.EntryFilter | None = None, *, bare: bool = False) -> None:
+        self._stub = WatchServiceStub(channel)
+        self._filter = wanted
+        self._bare = bare
+
+    async def list(self) -> Listed:
+        request = pb.ListEntriesRequest(page_size=_PAGE_SIZE, filter=self._filter)
+        first = page = await self._page(request)
+        entries = list(first.entries)
+        while page.next_page_token:
+            request.page_token = page.next_page_token
+            page = await self._page(request)
+            if (page.revision, page.store_id) != (first.revision, first.store_id):
+                raise RevisionGone("the pages of a list are not of one revision")
+            entries.extend(page.entries)
+        return Listed(entries, first.revision, first.store_id)
+
+    async def _page(self, request: pb.ListEntriesRequest) -> pb.ListEntriesResponse:
+        try:
+            page = await self._stub.ListEntries(request, timeout=_PAGE_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        return _bared(page) if self._bare else page
+
+    async def watch(self, start_revision: int, store_id: str) -> AsyncGenerator[pb.WatchResponse]:
+        request = pb.WatchRequest(start_revision=start_revision, store_id=store_id, filter=self._filter)
+        call = self._stub.Watch(request)
+        try:
+            while isinstance(response := await call.read(), pb.WatchResponse):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+
+def _bared(page: pb.ListEntriesResponse) -> pb.ListEntriesResponse:
+    for entry in page.entries:
+        kind = _BY_WORD.get(entry.WhichOneof("value") or "")
+        if kind is not None:
+            getattr(entry, kind.word).ClearField(kind.payload)
+    return pb.ListEntriesResponse.FromString(page.SerializeToString())  # a message cleared still holds its memory
 
 
 class View(Protocol):
     """What is kept up to date. Both methods are called from the event loop, and must not block it."""
 
-    def replace(self, entries: Sequence[pb.Entry], revision: int) -> None:
-        """Everything there is at `revision`: forget what was before."""
+    def replace(self, entries: Sequence[pb.Entry], revision: int) -> Awaitable[None] | None:
+        """Everything there is at `revision`: forget what was before. What takes long may be awaited."""
         ...
 
     def apply(self, changes: Sequence[pb.Change], revision: int) -> None:
@@ -43,22 +137,43 @@ class View(Protocol):
 
 
 class Reflector:
-    """Keeps a view in step with the registry for as long as `run` runs."""
+    """Keeps a view in step with a source for as long as `run` runs."""
 
-    def __init__(self, channel: grpc.aio.Channel, view: View, *, silence: float = STALE_AFTER) -> None:
-        self._stub = WatchServiceStub(channel)
+    def __init__(
+        self,
+        source: Source,
+        view: View,
+        *,
+        silence: float = STALE_AFTER,
+        stale_after: float = STALE_AFTER,
+        patience: float = _PATIENT,
+        remind_after: float = _REMIND,
+    ) -> None:
+        """`patience` is for those who are few: they may try more often while nothing answers."""
+        self._source = source
         self._view = view
         self._silence = silence
-        self._backoff = Backoff()
+        self._stale_after = stale_after
+        self._patient = Backoff(limit=patience)
+        self._hasty = Backoff(limit=_HASTY)
+        self._remind_after = remind_after
+        self._said: dict[str, float] = {}  # why it was lost, to when that was last said
         self._revision: int | None = None  # None: list first
         self._store_id = ""
-        self._heard = -float("inf")
+        self._answered = False  # since the last break
+        self._heard = -math.inf
+        self._returned = -math.inf
         self._moved = asyncio.Event()
 
     @property
     def revision(self) -> int | None:
-        """The last whole revision in the view; None before the first list."""
+        """The last whole revision in the view; None before a list, be it the first or one that was told."""
         return self._revision
+
+    @property
+    def store_id(self) -> str:
+        """The store the revision belongs to; empty before the first list."""
+        return self._store_id
 
     @property
     def age(self) -> float:
@@ -68,7 +183,12 @@ class Reflector:
     @property
     def stale(self) -> bool:
         """Whether the registry has been silent for so long that the view may be out of date."""
-        return self.age > STALE_AFTER
+        return self.age > self._stale_after
+
+    @property
+    def back_for(self) -> float:
+        """Seconds since the registry was heard again after it had been away; infinite if it never was."""
+        return time.monotonic() - self._returned
 
     async def run(self) -> None:
         """List and watch until cancelled. Never fails: whatever goes wrong is tried again."""
@@ -77,58 +197,80 @@ class Reflector:
                 if self._revision is None:
                     await self._list()
                 await self._watch(self._revision or 0)
-            except grpc.aio.AioRpcError as error:
-                self._lost(error.code(), error.details() or "")
+            except RevisionGone as error:
+                log.warning("revision %s is gone, listing again: %s", self._revision, error)
+                self._revision = None
+                told_anew, self._answered = self._answered, False
+                await asyncio.sleep(0 if told_anew else self._hasty.delay())
+                continue
+            except MeshError as error:
+                self._lost(f"{error.code.name} {error}")
             except TimeoutError:
-                self._lost(grpc.StatusCode.DEADLINE_EXCEEDED, f"silent for {self._silence:g} s")
-            await asyncio.sleep(self._backoff.delay())
+                self._lost(f"silent for {self._silence:g} s")
+            except Exception:
+                log.exception("the view failed at revision %s, listing again", self._revision)
+                self._revision = None
+            answered, self._answered = self._answered, False
+            await asyncio.sleep((self._hasty if answered else self._patient).delay())
 
-    async def reached(self, revision: int) -> None:
-        """Wait until the view holds `revision`. The caller sets the time limit."""
-        while self._revision is None or self._revision < revision:
+    async def reached(self, revision: int, store_id: str | None = None) -> None:
+        """Wait until the view holds `revision` of that store (None: of whichever). The caller sets the time limit."""
+        while self._revision is None or self._revision < revision or store_id not in {None, self._store_id}:
             await self._moved.wait()
 
     async def _list(self) -> None:
-        request = pb.ListEntriesRequest(page_size=_PAGE_SIZE)
-        entries: list[pb.Entry] = []
-        while True:
-            page = await self._stub.ListEntries(request, timeout=_LIST_TIMEOUT)
-            entries.extend(page.entries)
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
-        self._store_id = page.store_id
-        self._view.replace(entries, page.revision)
-        log.info("listed %d entries at revision %d", len(entries), page.revision)
-        self._step(page.revision)
+        try:
+            async with asyncio.timeout(_LIST_TIMEOUT):
+                listed = await self._source.list()
+        except TimeoutError:
+            raise Timeout(f"a list took longer than {_LIST_TIMEOUT:g} s") from None
+        self._hear()
+        self._store_id = listed.store_id
+        replaced = self._view.replace(listed.entries, listed.revision)
+        if replaced is not None:
+            await replaced
+        log.info("listed %d entries at revision %d", len(listed.entries), listed.revision)
+        self._step(listed.revision)
 
     async def _watch(self, revision: int) -> None:
-        call = self._stub.Watch(pb.WatchRequest(start_revision=revision + 1, store_id=self._store_id))
-        try:
+        async with aclosing(self._source.watch(revision + 1, self._store_id)) as responses:
+            began = time.monotonic()
             while True:
                 async with asyncio.timeout(self._silence):
-                    response = await call.read()
-                if not isinstance(response, pb.WatchResponse):
+                    response = await anext(responses, None)
+                if response is None:
                     return  # the registry ended the stream in good order
-                self._backoff.reset()
+                if response.revision < revision or (response.changes and response.revision == revision):
+                    raise RevisionGone(f"the registry is at revision {response.revision} now")
+                revision = response.revision
+                self._hear()
+                self._answered = True
+                if time.monotonic() - began > _WELL_AFTER:
+                    self._hasty.reset()
+                    self._said.clear()
                 if response.changes:
-                    self._view.apply(response.changes, response.revision)
-                self._step(response.revision)
-        finally:
-            call.cancel()
+                    self._view.apply(response.changes, revision)
+                self._step(revision)
+
+    def _hear(self) -> None:
+        self._patient.reset()
+        now = time.monotonic()
+        if min(self._stale_after, _AWAY_AFTER) < now - self._heard < math.inf:
+            self._returned = now
+        self._heard = now
 
     def _step(self, revision: int) -> None:
         self._revision = revision
-        self._heard = time.monotonic()
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _lost(self, code: grpc.StatusCode, why: str) -> None:
-        if code is grpc.StatusCode.OUT_OF_RANGE:
-            log.warning("revision %s is gone, listing again: %s", self._revision, why)
-            self._revision = None
-        else:
-            log.warning("lost the registry at revision %s, trying again: %s %s", self._revision, code.name, why)
+    def _lost(self, why: str) -> None:
+        """Say so: at once, when the reason is another one, and now and then while it lasts."""
+        now = time.monotonic()
+        self._said = {said: at for said, at in self._said.items() if now - at < self._remind_after}
+        level = logging.DEBUG if why in self._said else logging.WARNING
+        self._said.setdefault(why, now)
+        log.log(level, "lost the registry at revision %s, trying again: %s", self._revision, why)
 
     def __repr__(self) -> str:
         return f"<Reflector [revision {self._revision}, heard {self.age:.1f} s ago]>"

@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from stackmesh import ports
+from stackmesh.interceptors import Decided, Errors
 from stackmesh.process import StartError
 from stackmesh.transport import Options
 
@@ -66,7 +67,7 @@ async def listening(
     add_services(handlers)
     servicer = _HealthServicer()
     await servicer.set("", NOT_SERVING)
-    _add_health(servicer, handlers)
+    _add_health(servicer, Decided(server, Errors()))  # the gateway has no interceptors
     host, _, port = address.rpartition(":")
     try:
         bound = server.add_insecure_port(address)

@@ -4,14 +4,54 @@ on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Collection, Container, Iterable
+from typing import Final, Protocol
 
 from stackmesh.registry.v1 import resources_pb2 as pb
 
 ServingState = pb.ServingState
 
 _PROBLEM_LIMIT: Final = 300
+
+
+class Routed(Protocol):
+    """What matters here of a resource. Every type of resource is one."""
+
+    @property
+    def provider_id(self) -> str: ...
+    @property
+    def provider_resource_id(self) -> str: ...
+    @property
+    def pending_reason(self) -> str: ...
+
+
+class Offer(Protocol):
+    """What matters here of a provider. pb.Provider is one; with many resources to judge, one with a set is better."""
+
+    @property
+    def provider_id(self) -> str: ...
+    @property
+    def served(self) -> Container[str]: ...
+
+
+class Failure(Protocol):
+    """Why one resource cannot be served. pb.Failure is one."""
+
+    @property
+    def provider_resource_id(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Host(Protocol):
+    """How one instance hosts a provider. pb.HostedProvider is one."""
+
+    @property
+    def not_served(self) -> Container[str]: ...
+    @property
+    def problem(self) -> str: ...
+    @property
+    def failures(self) -> Iterable[Failure]: ...
 
 
 def hosted(provider: pb.Provider, instance: pb.Instance) -> pb.HostedProvider | None:
@@ -31,24 +71,31 @@ def serves(provider: pb.Provider, instance: pb.Instance, provider_resource_id: s
 
 
 def judge(
-    model: pb.Model, provider: pb.Provider | None, instances: Iterable[pb.Instance]
+    resource: Routed, provider: pb.Provider | None, instances: Iterable[pb.Instance]
 ) -> tuple[ServingState.ValueType, str]:
-    """The model's serving state, and why it is not SERVING (empty when it is).
+    """As `verdict`, of the live instances of whatever provider."""
+    if resource.pending_reason or provider is None:
+        return verdict(resource, provider, ())
+    entries = (hosted(provider, instance) for instance in instances)
+    return verdict(resource, provider, [entry for entry in entries if entry is not None])
 
-    `provider` is the one the model names, None if there is no such row; `instances` are the live ones, of whatever
-    provider.
+
+def verdict(resource: Routed, provider: Offer | None, hosts: Collection[Host]) -> tuple[ServingState.ValueType, str]:
+    """The resource's serving state, and why it is not SERVING (empty when it is).
+
+    `provider` is the one the resource names, None if there is no such row; `hosts` are the live ones that host it.
     """
-    if model.pending_reason:
-        return ServingState.SERVING_STATE_PENDING, model.pending_reason
+    if resource.pending_reason:
+        return ServingState.SERVING_STATE_PENDING, resource.pending_reason
     if provider is None:
-        return _not_serving(f"the provider {model.provider_id} is not known")
-    hosts = [instance for instance in instances if hosted(provider, instance) is not None]
-    if any(serves(provider, instance, model.provider_resource_id) for instance in hosts):
+        return _not_serving(f"the provider {resource.provider_id} is not known")
+    name = resource.provider_resource_id
+    if name in provider.served and any(name not in host.not_served for host in hosts):
         return ServingState.SERVING_STATE_SERVING, ""
     if not hosts:
         return _not_serving(f"no instance of the provider {provider.provider_id} is running")
-    why = f"the provider {provider.provider_id} does not serve {model.provider_resource_id} now"
-    problem = _problem(provider, hosts)
+    why = f"the provider {provider.provider_id} does not serve {name} now"
+    problem = _problem(name, hosts)
     return _not_serving(f"{why}: {problem}" if problem else why)
 
 
@@ -56,6 +103,8 @@ def _not_serving(reason: str) -> tuple[ServingState.ValueType, str]:
     return ServingState.SERVING_STATE_NOT_SERVING, reason
 
 
-def _problem(provider: pb.Provider, hosts: Sequence[pb.Instance]) -> str:
-    entries = (hosted(provider, instance) for instance in hosts)
-    return next((entry.problem[:_PROBLEM_LIMIT] for entry in entries if entry is not None and entry.problem), "")
+def _problem(name: str, hosts: Collection[Host]) -> str:
+    """Why an instance could not load it; else what is wrong with a backend as a whole."""
+    failures = (f.reason for host in hosts for f in host.failures if f.provider_resource_id == name and f.reason)
+    problems = (host.problem for host in hosts if host.problem)
+    return next(failures, next(problems, ""))[:_PROBLEM_LIMIT]

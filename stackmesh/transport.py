@@ -81,3 +81,11 @@ CLIENT_CHANNEL: Final[Options] = (
 def internal_channel(address: str) -> grpc.aio.Channel:
     """A channel to another process of the mesh. The caller closes it."""
     return grpc.aio.insecure_channel(address, options=INTERNAL_CHANNEL)
+
+
+def registry_channel(addresses: str) -> grpc.aio.Channel:
+    """A channel to the registry's replicas, whichever answer: `registry.address` of the configuration."""
+    several = "," in addresses
+    target = f"{'ipv6' if '[' in addresses else 'ipv4'}:{addresses}" if several else addresses
+    options = (*INTERNAL_CHANNEL, ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'))
+    return grpc.aio.insecure_channel(target, options=options)

@@ -4,8 +4,19 @@ Each service is a process of its own and says how far it is in the protocol of s
 again; one that says its configuration has to change first (exit code 78 before it was ever ready) ends the whole mesh.
 """
 
-from stackmesh.supervisor.commands import Command, commands, same_code
+from stackmesh.supervisor.commands import Command, commands, same_code, unhosted
 from stackmesh.supervisor.status import Observer, StartFailed, State, Status
 from stackmesh.supervisor.supervisor import Supervisor, supervised
 
-__all__ = ["Command", "Observer", "StartFailed", "State", "Status", "Supervisor", "commands", "same_code", "supervised"]
+__all__ = [
+    "Command",
+    "Observer",
+    "StartFailed",
+    "State",
+    "Status",
+    "Supervisor",
+    "commands",
+    "same_code",
+    "supervised",
+    "unhosted",
+]

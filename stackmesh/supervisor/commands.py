@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from stackmesh.config import Config
+from stackmesh.resources import api_word
 from stackmesh.routes import Api
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -24,7 +25,7 @@ class Command:
 
 
 def commands(config: Config, path: Path | None) -> tuple[Command, ...]:
-    """The registry, a service for each API that has providers, the gateway. `path` is the file (None: the default)."""
+    """The registry, the services the providers need, the gateway. `path` is the file (None: the default)."""
     modules = {"registry": "registry_service", **service_modules(config), "gateway": "gateway"}
     file = () if path is None else ("--config", str(path))
     return tuple(Command(name, (*python(module), *file, "--end-with-stdin")) for name, module in modules.items())
@@ -42,6 +43,23 @@ def same_code(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def service_modules(config: Config) -> Mapping[str, str]:
-    """The module of each API that has providers."""
-    apis = [Api.Name(api).removeprefix("API_").lower() for api in Api.values() if config.providers.of(api)]
-    return {api: f"services.{api}" for api in apis}
+    """The module of each API that has providers, and a service."""
+    return {api: f"services.{api}" for api in _apis(config) if _has_service(api)}
+
+
+def unhosted(config: Config) -> Sequence[str]:
+    """What to say of providers that nothing here can host."""
+    return [
+        f"providers.{api}: nothing in this version hosts {api} providers yet; "
+        "what is declared with them stays pending until something does"
+        for api in _apis(config)
+        if not _has_service(api)
+    ]
+
+
+def _apis(config: Config) -> Sequence[str]:
+    return [api_word(api) for api in Api.values() if config.providers.of(api)]
+
+
+def _has_service(api: str) -> bool:
+    return (_ROOT / "services" / api / "__main__.py").exists()

@@ -68,6 +68,13 @@ def test_a_whole_file(tmp_path):
             "models[1].provider_id: no inference provider is called b; there are: a",
         ),
         (ECHO + "- {model_id: one}", "models[1].model_id: one is there twice"),
+        (ECHO + "agents:", "agents: must be a list; leave it out where there is none"),
+        (ECHO + "agents: {agent_id: a}", "agents: must be a list"),
+        (ECHO.replace("model_id: one", "model_id: yes"), "models[0].model_id: must be text; write it in quotes"),
+        (ECHO.replace("model_id: one", "model_id: 405"), "models[0].model_id: must be text; write it in quotes"),
+        (ECHO.replace("model_id: one", "model_id:"), "models[0].model_id: must be text; write it in quotes"),
+        (ECHO.replace("provider_id: a", "provider_id: 1"), "providers.inference[0].provider_id: must be text; write"),
+        (ECHO.replace('"inline::echo"', "1"), "providers.inference[0].provider_type: must be text; write it in quotes"),
         ("version: 1\nmodels: [{model_id: m}]", "models: there is no provider that could serve them"),
     ],
 )

@@ -1,29 +1,48 @@
-"""What a process says of its providers: one that fails hides none of the others."""
+"""What a process says of its providers: one that fails, or is slow, hides and holds up none of the others."""
 
 import asyncio
 
 import pytest
 
 from stackmesh.errors import BackendUnreachable, ProviderNotFound
-from stackmesh.hosting import HostedProviders
+from stackmesh.hosted import FAILURES_LIMIT, LOADING, REASON_LIMIT
+from stackmesh.hosting import HostedProviders, Hosting
+from stackmesh.provider.v1 import provider_service_pb2 as pb
+from stackmesh.providers import Wanted
 from stackmesh.routes import Api
+from stackmesh.tasks import background
+from tests.waiting import until
 
 
 class Fixed:
-    """A provider that serves what it is told, or fails as it is told."""
+    """A provider that serves what it is told, or fails as it is told; `hold` makes it wait before it answers."""
 
     def __init__(self, served=(), failure=None):
         self.served = served
         self.failure = failure
+        self.asked = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.resolved = []
 
     async def list_served(self):
+        self.asked += 1
+        await self.hold.wait()
         if self.failure is not None:
             raise self.failure
         return self.served
 
+    async def resolve(self, wanted):
+        self.resolved.append(wanted)
+        return wanted.provider_resource_id.removeprefix("alias-of-")
+
 
 def hosting(**providers):
     return HostedProviders(Api.API_INFERENCE, dict.fromkeys(providers, "remote::fixed"), providers)
+
+
+def reasons(report):
+    return {failure.provider_resource_id: failure.reason for failure in report.failures}
 
 
 async def test_reports_what_changed_and_only_that():
@@ -53,8 +72,25 @@ async def test_a_provider_that_fails_hides_none_of_the_others(failure, problem):
     assert reports["alive"].problem == ""
 
 
+async def test_a_provider_that_is_slow_holds_up_none_of_the_others():
+    slow, quick = Fixed(), Fixed()
+    hosted = hosting(slow=slow, quick=quick)
+    slow.hold.clear()
+    told = []
+
+    async def tell(report):
+        told.append((report.provider_id, list(report.provider_resource_ids)))
+
+    async with background(hosted.keep_fresh(tell), "keep fresh"):
+        hosted.hosted("slow").look()
+        await until(lambda: slow.asked)
+        quick.served = ["x"]
+        hosted.hosted("quick").look()
+        await until(lambda: told == [("quick", ["x"])], 1)
+
+
 async def test_a_name_that_could_not_travel_hides_none_of_the_others():
-    report = await hosting(a=Fixed(["good", "bad name"])).report("a")
+    report = await hosting(a=Fixed(["good", "bad name"])).hosted("a").ask()
     assert list(report.provider_resource_ids) == ["good"]
     assert "cannot be registered" in report.problem
 
@@ -73,11 +109,9 @@ async def test_a_backend_that_is_slow_to_say_still_serves_what_it_served():
 
 
 async def test_cancelling_the_question_is_no_answer():
-    class Stuck(Fixed):
-        async def list_served(self):
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(hosting(a=Stuck()).refresh())
+    provider = Fixed()
+    provider.hold.clear()
+    task = asyncio.create_task(hosting(a=provider).refresh())
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -87,3 +121,110 @@ async def test_cancelling_the_question_is_no_answer():
 def test_a_provider_that_is_not_here():
     with pytest.raises(ProviderNotFound, match="'b'; it hosts: a"):
         hosting(a=Fixed()).get("b")
+
+
+# What cannot be served
+
+
+async def test_a_report_says_what_is_loading_and_what_failed():
+    one = hosting(a=Fixed(["served"])).hosted("a")
+    await one.refresh()
+    one.loading("served")  # again, because its registration has changed
+    one.loading("big")
+    one.failed("huge", "no room")
+    assert reasons(await one.ask()) == {"big": LOADING, "huge": "no room"}
+    one.loading("huge")
+    assert reasons(await one.ask())["huge"] == "no room"  # a reason stands until it is gone
+    one.loaded("huge")
+    one.unloaded("big")
+    assert reasons(await one.ask()) == {}
+
+
+async def test_reasons_are_bounded_and_failures_come_first():
+    one = hosting(a=Fixed()).hosted("a")
+    for number in range(FAILURES_LIMIT):
+        one.loading(f"a-{number:03}")
+    one.failed("z", "é" * 400)
+    report = await one.ask()
+    assert len(report.failures) == FAILURES_LIMIT
+    assert report.failures[0].provider_resource_id == "z"
+    assert len(report.failures[0].reason.encode()) <= REASON_LIMIT
+
+
+# Resolve
+
+
+async def resolve(hosted, name, kind=Hosting):
+    request = pb.ResolveRequest(provider_id="a", provider_resource_id=name, metadata={"key": "value"})
+    return (await kind(hosted).Resolve(request, None)).provider_resource_id
+
+
+async def test_resolve_gives_the_provider_the_whole_request():
+    provider = Fixed(["x"])
+    hosted = hosting(a=provider)
+    await hosted.refresh()
+    assert await resolve(hosted, "alias-of-x") == "x"
+    assert provider.resolved == [Wanted(provider_id="a", provider_resource_id="alias-of-x", metadata={"key": "value"})]
+    assert provider.asked == 1
+
+
+async def check_pulled_is_told(kind=Hosting):
+    provider = Fixed(["x"])
+    hosted = hosting(a=provider)
+    await hosted.refresh()
+    told = []
+
+    async def tell(report):
+        told.append(list(report.provider_resource_ids))
+
+    async with background(hosted.keep_fresh(tell), "keep fresh"):
+        provider.served = ["x", "pulled"]
+        assert await resolve(hosted, "pulled", kind) == "pulled"
+        assert told == [["x", "pulled"]]
+
+
+async def test_what_was_pulled_a_moment_ago_is_told_before_resolve_answers():
+    await check_pulled_is_told()
+
+
+class Hasty(Hosting):
+    """The planted bug: it answers and leaves the rest to the next listing."""
+
+    async def Resolve(self, request, context):
+        name = await self._hosted.get(request.provider_id).resolve(request)
+        return pb.ResolveResponse(provider_resource_id=name)
+
+
+async def test_the_check_of_what_was_pulled_sees_a_hosting_that_tells_later():
+    with pytest.raises(AssertionError):
+        await check_pulled_is_told(Hasty)
+
+
+async def test_a_list_that_was_begun_too_early_does_not_count():
+    provider = Fixed(["x"])
+    one = hosting(a=provider).hosted("a")
+    told = []
+
+    async def tell(report):
+        told.append(list(report.provider_resource_ids))
+
+    async with background(one.keep_fresh(tell), "keep fresh"):
+        provider.hold.clear()
+        one.look()
+        await until(lambda: provider.asked == 1)
+        looked = asyncio.create_task(one.looked())
+        await asyncio.sleep(0)
+        provider.hold.set()
+        async with asyncio.timeout(5):
+            await looked
+        assert provider.asked == 2
+
+
+async def test_a_registry_that_does_not_answer_does_not_keep_resolve():
+    hosted = hosting(a=Fixed(["x"]))
+
+    async def tell(report):
+        await asyncio.Event().wait()
+
+    async with background(hosted.keep_fresh(tell), "keep fresh"), asyncio.timeout(5):
+        assert await resolve(hosted, "x") == "x"

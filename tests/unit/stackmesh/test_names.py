@@ -29,3 +29,12 @@ def test_good_ids(name):
 def test_bad_ids(name):
     with pytest.raises(InvalidField):
         names.check_id("provider_id", name)
+
+
+def test_the_meshs_own_names_are_kept_for_it():
+    for name in ("stackmesh/gateway", "stackmesh/"):
+        with pytest.raises(InvalidField, match="model_id begins with stackmesh/, which is kept for the mesh itself"):
+            names.check_identifier("model_id", name)
+        assert names.check_resource_name("provider_model_id", name) == name
+    for name in ("stackmesh", "stackmesh-1", "my/stackmesh/"):
+        assert names.check_identifier("model_id", name) == name

@@ -1,11 +1,17 @@
 """The reflector's copy equals the registry's truth, wherever and however its stream breaks."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import logging
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from stackmesh.reflector import Reflector
+from stackmesh.backoff import Backoff
+from stackmesh.errors import RegistryUnreachable
+from stackmesh.ports import free_port
+from stackmesh.reflector import Listed, Reflector, RegistrySource
+from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
 from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
 from tests.fakes.watch_server import WatchServer
@@ -42,7 +48,7 @@ def server():
 async def following(server, kind=Reflector, **options):
     view = Copy()
     async with server.serving() as address, internal_channel(address) as channel:
-        reflector = kind(channel, view, **options)
+        reflector = kind(RegistrySource(channel), view, **options)
         async with background(reflector.run(), "reflector"):
             yield reflector, view
 
@@ -50,6 +56,43 @@ async def following(server, kind=Reflector, **options):
 async def in_step(reflector, server):
     async with asyncio.timeout(10):
         await reflector.reached(server.revision)
+
+
+class Away:
+    """A source that nothing answers at, for one reason and then for another."""
+
+    def __init__(self):
+        self.why = "refused"
+        self.lists = 0
+
+    async def list(self):
+        self.lists += 1
+        raise RegistryUnreachable(self.why)
+
+    async def watch(self, start_revision, store_id):
+        raise NotImplementedError
+        yield
+
+
+async def warnings_of(tries, caplog, **options):
+    """What is said of so many tries, and of as many more with another reason."""
+    source = Away()
+    with caplog.at_level(logging.WARNING, "stackmesh.reflector"):
+        async with background(Reflector(source, Copy(), patience=0.001, **options).run(), "reflector"):
+            await until(lambda: source.lists >= tries)
+            source.why = "no route"
+            await until(lambda: source.lists >= 2 * tries)
+    return [record.message for record in caplog.records]
+
+
+async def test_what_goes_on_failing_is_said_once_for_each_reason(caplog):
+    said = await warnings_of(20, caplog)
+    assert ["refused" in said[0], "no route" in said[1]] == [True, True]
+    assert len(said) == 2
+
+
+async def test_it_is_said_again_after_a_while(caplog):
+    assert len(await warnings_of(20, caplog, remind_after=0.0)) >= 38
 
 
 async def test_lists_in_pages_then_follows(server):
@@ -86,7 +129,7 @@ class Quick(Reflector):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self._backoff._first = self._backoff._limit = self._backoff._next = 0.001
+        self._patient = self._hasty = Backoff(0.001, 0.001)
 
 
 class ResumesOneLate(Quick):
@@ -108,16 +151,133 @@ async def test_that_check_notices_a_reflector_that_resumes_too_late(server):
         await check_nothing_lost_or_repeated(server, ResumesOneLate)
 
 
-async def test_a_compacted_revision_means_a_new_list(server):
+async def check_told_to_list_again(server, kind):
+    """The watch of a reflector that was well is cut, and what it missed is compacted: it lists within 2 s."""
     server.put("a")
-    async with following(server, Quick) as (reflector, view):
+    async with following(server, kind) as (reflector, view):
         await in_step(reflector, server)
-        server.cut_after = 0
+        await until(lambda: server.watches)
         server.put("b")
         server.delete("a")
         server.compacted = server.revision
-        await until(lambda: view.replaced >= 2)
+        server.cut_after = 0
+        await until(lambda: len(server.watches) >= 2)
+        told = time.monotonic()
+        await until(lambda: view.replaced >= 2, 12)
+        assert time.monotonic() - told < 2
         assert view.entries == server.entries()
+
+
+class ListsWhenItLikes(Reflector):
+    """The planted bug: waits as for a registry that says nothing."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._hasty = Backoff(first=10.0, limit=10.0)
+
+    @property
+    def _answered(self):
+        return False
+
+    @_answered.setter
+    def _answered(self, value):
+        pass
+
+
+async def test_a_compacted_revision_means_a_new_list_at_once(server):
+    await check_told_to_list_again(server, Reflector)
+
+
+async def test_that_check_notices_a_reflector_that_takes_its_time(server):
+    with pytest.raises((AssertionError, TimeoutError)):
+        await check_told_to_list_again(server, ListsWhenItLikes)
+
+
+async def test_who_is_always_told_to_list_again_does_not_ask_without_a_pause(server):
+    server.put("a")
+    server.compacted = 10**6
+    began = time.monotonic()
+    async with following(server):
+        await until(lambda: server.lists >= 5)
+    assert time.monotonic() - began > 0.05 + 0.1 + 0.2 + 0.25
+
+
+async def check_turned_back(server, kind):
+    """An older copy of the store is put back under a reflector that watches: its view is the older one, unmixed."""
+    for name in "abcd":
+        server.put(name)
+    async with following(server, kind) as (reflector, view):
+        await in_step(reflector, server)
+        server.turn_back(2)
+        await until(lambda: view.replaced == 2, 2)
+        assert view.entries == server.entries()
+        assert reflector.revision == 2
+
+
+class Forgiving(Reflector):
+    """The planted bug: takes what is older than what it holds."""
+
+    async def _watch(self, revision):
+        await super()._watch(-1)
+
+
+async def test_a_falling_revision_means_a_new_list(server):
+    await check_turned_back(server, Quick)
+
+
+async def test_that_check_notices_a_reflector_that_goes_back_in_time():
+    server = WatchServer()
+    source = TurnedBack(server)
+    with pytest.raises((AssertionError, TimeoutError)):
+        await check_turned_back_source(source, Forgiving)
+
+
+class TurnedBack:
+    """A source that tells an older revision than the list had, and then nothing."""
+
+    def __init__(self, server):
+        self.server = server
+        self.lists = 0
+
+    async def list(self):
+        self.lists += 1
+        return Listed((), 9 if self.lists == 1 else 3, "one")
+
+    async def watch(self, start_revision, store_id):
+        yield pb.WatchResponse(revision=3)
+        await asyncio.Event().wait()
+
+
+async def check_turned_back_source(source, kind):
+    reflector = kind(source, Copy())
+    async with background(reflector.run(), "reflector"):
+        await until(lambda: source.lists == 2, 2)
+
+
+async def test_an_answer_older_than_the_list_means_a_new_list(server):
+    await check_turned_back_source(TurnedBack(server), Reflector)
+
+
+async def test_a_list_whose_revision_goes_half_way_starts_again(server):
+    for name in "abcdefgh":
+        server.put(name)
+    server.lost_pages = 2
+    async with following(server) as (reflector, view):
+        await in_step(reflector, server)
+        assert server.lists == 3
+        assert view.entries == server.entries()
+
+
+async def test_what_is_the_resources_own_can_be_left_out(server):
+    model = resources_pb2.Model(identifier="m", provider_id="p")
+    model.metadata.update({"long": "x" * 1000})
+    server._write(pb.Entry(key="model/m", model=model))
+    async with server.serving() as address, internal_channel(address) as channel:
+        (whole,) = (await RegistrySource(channel).list()).entries
+        (bare,) = (await RegistrySource(channel, bare=True).list()).entries
+    assert whole.model == model
+    model.ClearField("metadata")
+    assert bare.model == model
 
 
 async def test_another_store_means_a_new_list(server):
@@ -125,12 +285,26 @@ async def test_another_store_means_a_new_list(server):
     server.put("b")
     async with following(server, Quick) as (reflector, view):
         await in_step(reflector, server)
+        assert await reached(reflector, 2, "one")
+        assert not await reached(reflector, 1, "two")
         server.store_id, server.log = "two", []
         server.put("c")
         server.cut_after = 0
         server._moved.set()
         await until(lambda: view.entries == server.entries())
         assert reflector.revision == 1
+        assert await reached(reflector, 1, "two")
+        assert not await reached(reflector, 1, "one")
+
+
+async def reached(reflector, revision, store_id):
+    """Whether it says at once that it holds this."""
+    try:
+        async with asyncio.timeout(0.01):
+            await reflector.reached(revision, store_id)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def test_a_silent_watch_is_taken_for_dead(server):
@@ -145,12 +319,47 @@ async def test_a_silent_watch_is_taken_for_dead(server):
         assert view.entries == server.entries()
 
 
+async def test_it_says_when_the_registry_was_back_after_a_long_silence(server):
+    server.put("a")
+    server.checkpoint_seconds = 0.1
+    async with following(server, Quick, silence=0.2, stale_after=0.3) as (reflector, _):
+        await in_step(reflector, server)
+        assert reflector.back_for == float("inf")
+        server.silent = True
+        await until(lambda: reflector.age > 0.4)
+        server.silent = False
+        server.put("b")
+        await in_step(reflector, server)
+        assert reflector.back_for < 0.4
+
+
+async def test_a_view_that_fails_is_filled_anew(server, caplog):
+    class Fragile(Copy):
+        def apply(self, changes, revision):
+            if revision == 2:
+                raise KeyError("a bug")
+            super().apply(changes, revision)
+
+    server.put("a")
+    view = Fragile()
+    async with server.serving() as address, internal_channel(address) as channel:
+        reflector = Reflector(RegistrySource(channel), view)
+        async with background(reflector.run(), "reflector"):
+            await in_step(reflector, server)
+            server.put("b")
+            await until(lambda: view.replaced == 2)
+            server.put("c")
+            await in_step(reflector, server)
+    assert sorted(view.entries) == ["model/a", "model/b", "model/c"]
+    assert "the view failed" in caplog.text
+
+
 async def test_waits_for_a_registry_that_is_not_there_yet(server):
     view = Copy()
     async with server.serving() as address:
         pass  # the port is free again
     async with internal_channel(address) as channel:
-        reflector = Quick(channel, view)
+        reflector = Quick(RegistrySource(channel), view)
         assert reflector.stale
         assert reflector.revision is None
         async with background(reflector.run(), "reflector"):
@@ -158,3 +367,57 @@ async def test_waits_for_a_registry_that_is_not_there_yet(server):
             async with server.serving(address):
                 await in_step(reflector, server)
                 assert view.entries == server.entries()
+
+
+@pytest.mark.slow  # the outage has to be so long that all wait as long as they ever do
+@pytest.mark.timeout(120)
+async def test_a_hundred_that_lost_the_registry_come_back_over_some_seconds(server):
+    assert await spread(server, Reflector) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_control_a_hundred_in_step_are_noticed(server):
+    class InStep(Reflector):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._patient = Backoff(first=1.0, limit=1.0)
+
+    assert await spread(server, InStep) < 5
+
+
+async def spread(server, kind):
+    """A registry of 1,000 models is lost for 25 s: the seconds from the first of 100 reflectors back to the last."""
+    for number in range(1000):
+        server.put(f"m{number}")
+    server.page_size = 1000
+    address, views = f"127.0.0.1:{free_port()}", [Copy() for _ in range(100)]
+    async with AsyncExitStack() as stack:
+        outage = await stack.enter_async_context(AsyncExitStack())
+        await outage.enter_async_context(server.serving(address))
+        reflectors = []
+        for view in views:
+            channel = await stack.enter_async_context(internal_channel(address))
+            reflectors.append(kind(RegistrySource(channel), view))
+            await stack.enter_async_context(background(reflectors[-1].run(), "reflector"))
+        await until(lambda: len(server.watches) == 100, 30)
+        await outage.aclose()
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 25, 30)
+        server.watches.clear()
+        server.put("new")
+        server.compacted = server.revision  # all have to list
+        async with server.serving(address):
+            back, times = time.monotonic(), {}
+
+            def all_back():
+                now = time.monotonic()
+                for number, reflector in enumerate(reflectors):
+                    if reflector.revision == server.revision:
+                        times.setdefault(number, now)
+                return len(times) == 100
+
+            await until(all_back, 30)
+            assert all(view.entries == server.entries() for view in views)
+            assert max(times.values()) - back < 30
+            return max(times.values()) - min(times.values())

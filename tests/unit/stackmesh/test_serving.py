@@ -46,6 +46,16 @@ def test_judgement(model, row, instances, state, reason):
     assert judge(model, row, instances) == (state, reason)
 
 
+def test_the_reason_is_the_resources_own_before_the_backends():
+    other, own = pb.Failure(provider_resource_id="x", reason="no"), pb.Failure(provider_resource_id="r", reason="torn")
+    failing = instance("r", problem="slow")
+    failing.providers[0].failures.extend([other, own])
+    assert judge(MODEL, provider("r"), [instance("r", problem="cold"), failing]) == (
+        NOT_SERVING,
+        "the provider p does not serve r now: torn",
+    )
+
+
 def test_one_instance_serves_or_does_not():
     assert serves(provider("r"), instance(), "r")
     assert not serves(provider("r"), instance("r"), "r")

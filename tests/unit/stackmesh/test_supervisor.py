@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stackmesh.config import parse
-from stackmesh.supervisor import Command, StartFailed, State, Status, Supervisor, commands, supervised
+from stackmesh.supervisor import Command, StartFailed, State, Status, Supervisor, commands, supervised, unhosted
 from tests.waiting import until
 
 PROGRAM = """
@@ -268,9 +268,20 @@ async def test_they_would_not_without_their_input(tmp_path: Path) -> None:
             "{version: 1, providers: {inference: [{provider_id: e, provider_type: 'inline::echo'}]}}",
             ["registry", "inference", "gateway"],
         ),
+        (
+            "{version: 1, providers: {safety: [{provider_id: g, provider_type: 'inline::llama-guard'}]}}",
+            ["registry", "gateway"],
+        ),
     ],
 )
 def test_only_what_has_providers_is_started(yaml: str, names: list[str]) -> None:
     wanted = commands(parse(yaml, {}, "test"), Path("mesh.yaml"))
     assert [command.name for command in wanted] == names
     assert wanted[-1].argv[1:] == ("-P", "-m", "gateway", "--config", "mesh.yaml", "--end-with-stdin")
+
+
+def test_providers_that_nothing_can_host_are_named() -> None:
+    yaml = "{version: 1, providers: {inference: [{provider_id: e, provider_type: 'inline::echo'}], safety: [%s]}}"
+    assert not unhosted(parse(yaml % "", {}, "test"))
+    [remark] = unhosted(parse(yaml % "{provider_id: g, provider_type: 'inline::llama-guard'}", {}, "test"))
+    assert remark.startswith("providers.safety: nothing in this version hosts safety providers yet; ")

@@ -1,0 +1,166 @@
+"""One provider of this process: what it serves, and what it cannot serve though it is registered.
+
+It is asked every few seconds, and at once when somebody has reason to think that the answer has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from stackmesh import names
+from stackmesh.errors import InvalidField, MeshError, clip
+from stackmesh.providers import Provider
+from stackmesh.registry.v1.announce_service_pb2 import ServedReport
+from stackmesh.registry.v1.resources_pb2 import Failure
+from stackmesh.routes import Api
+
+log = logging.getLogger(__name__)
+
+LIST_TIMEOUT: Final = 5.0
+LIST_INTERVAL: Final = 5.0
+"""Seconds between two questions to a provider about what it serves."""
+
+FAILURES_LIMIT: Final = 100
+REASON_LIMIT: Final = 300
+"""Bytes of a reason."""
+LOADING: Final = "it is being loaded"
+
+Tell = Callable[[ServedReport], Awaitable[None]]
+
+
+class HostedProvider:
+    """An open provider, with what it was last known to serve."""
+
+    def __init__(self, api: Api.ValueType, provider_id: str, provider_type: str, provider: Provider) -> None:
+        self.provider_id = provider_id
+        self.provider = provider
+        self._empty = ServedReport(api=api, provider_id=provider_id, provider_type=provider_type)
+        self._loading: set[str] = set()
+        self._failed: dict[str, str] = {}
+        self._last: ServedReport | None = None
+        self._served: frozenset[str] = frozenset()
+        self._wanted = asyncio.Event()  # somebody wants it to be asked at once
+        self._asking = 0
+        self._told = asyncio.Condition()
+        self._tellings = 0
+
+    @property
+    def last(self) -> ServedReport | None:
+        """What it said when it was last asked; None before the first time."""
+        return self._last
+
+    def serves(self, name: str) -> bool:
+        """Whether it served this when it was last asked."""
+        return name in self._served
+
+    # What the one who loads resources says
+
+    def loading(self, name: str) -> None:
+        """Loading has begun. A reason it failed with before stands until it succeeds."""
+        if name not in self._failed and not self.serves(name):
+            self._loading.add(name)
+            self.look()
+
+    def loaded(self, name: str) -> None:
+        """Loading has succeeded."""
+        if name in self._loading or self._forget(name) or not self.serves(name):
+            self._loading.discard(name)
+            self.look()
+
+    def failed(self, name: str, reason: str) -> None:
+        """Loading has failed."""
+        self._loading.discard(name)
+        if self._failed.get(name) != reason:
+            self._failed[name] = reason
+            self.look()
+
+    def unloaded(self, name: str) -> None:
+        """Nobody wants it any more."""
+        self._loading.discard(name)
+        self._forget(name)
+        self.look()
+
+    def _forget(self, name: str) -> bool:
+        return self._failed.pop(name, None) is not None
+
+    # Asking
+
+    def look(self) -> None:
+        """Ask soon: something has changed, or may have."""
+        self._wanted.set()
+
+    async def looked(self) -> None:
+        """Ask now, and wait until the answer was told. The caller sets the time limit."""
+        after = self._tellings + self._asking + 1  # one that has begun already may have come too early
+        self.look()
+        async with self._told:
+            await self._told.wait_for(lambda: self._tellings >= after)
+
+    async def keep_fresh(self, tell: Tell) -> None:
+        """Ask for ever, and tell each answer that is not as the one before."""
+        while True:
+            try:
+                async with asyncio.timeout(LIST_INTERVAL):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            self._asking = 1
+            if (report := await self.refresh()) is not None:
+                await tell(report)
+            async with self._told:
+                self._asking, self._tellings = 0, self._tellings + 1
+                self._told.notify_all()
+
+    async def refresh(self) -> ServedReport | None:
+        """Ask what it serves; the report, if it is not as before."""
+        report = await self.ask()
+        if report == self._last:
+            return None
+        self._last, self._served = report, frozenset(report.provider_resource_ids)
+        return report
+
+    async def ask(self) -> ServedReport:
+        """What it serves now, or what is wrong with its backend.
+
+        A backend that is slow to say it may only be busy: what it served before counts until it says otherwise.
+        """
+        report = ServedReport()
+        report.CopyFrom(self._empty)
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT):
+                served = await self.provider.list_served()
+            report.provider_resource_ids.extend(filter(_can_travel, served))
+            if len(report.provider_resource_ids) < len(served):
+                report.problem = "some of what the backend serves has a name that cannot be registered"
+        except MeshError as error:
+            report.problem = error.message
+        except TimeoutError:
+            report.problem = f"the backend did not say within {LIST_TIMEOUT:g} s what it serves"
+            if self._last is not None:
+                report.provider_resource_ids.extend(self._last.provider_resource_ids)
+        except Exception:
+            log.exception("provider %s could not be asked what it serves", self.provider_id)
+            report.problem = "the provider failed when asked what it serves; its log has more"
+        report.failures.extend(self._failures())
+        return report
+
+    def _failures(self) -> Iterator[Failure]:
+        """What failed comes before what is only loading, if there is no room for all."""
+        reasons = [*sorted(self._failed.items()), *((name, LOADING) for name in sorted(self._loading))]
+        for name, reason in reasons[:FAILURES_LIMIT]:
+            yield Failure(provider_resource_id=name, reason=clip(reason, REASON_LIMIT))
+
+    def __repr__(self) -> str:
+        return f"<HostedProvider {self.provider_id} [{len(self._served)} served, {len(self._failed)} failed]>"
+
+
+def _can_travel(name: str) -> bool:
+    try:
+        names.check_resource_name("served name", name)
+    except InvalidField:
+        return False
+    return True
