@@ -1,0 +1,1 @@
+"""The registry's own copy of its store, and all who watch it."""
