@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from registry_service import sqlite_file
-from registry_service.declared import declarations
+from registry_service import stores
+from registry_service.declared.declarations import declarations
 from registry_service.server import running
 from stackmesh.config import Config
 from stackmesh.process import Process, run
@@ -13,14 +13,16 @@ from stackmesh.process import Process, run
 
 def check(config: Config) -> None:
     """Raises ConfigError or StartError for what cannot be used."""
-    sqlite_file.path_of(config.registry.store)
+    stores.check(config.registry.store)
     declarations(config)
 
 
 async def main(config: Config, process: Process) -> None:
     """Answer until asked to stop."""
-    async with running(config) as listener:
-        process.notify.ready(f"listening on {listener.address}")
+    process.notify.status("reaching the store")
+    async with running(config) as registry:
+        reached = "" if registry.mirror.known is not None else ", without its store yet"
+        process.notify.ready(f"listening on {registry.address}{reached}")
         await process.stopping.wait()
 
 

@@ -1,9 +1,9 @@
-"""A small real WatchService over a log in memory, whose streams can be cut, silenced and compacted."""
+"""A small real WatchService over a log in memory, whose streams can be cut, silenced, compacted and turned back."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 
@@ -24,6 +24,9 @@ class WatchServer(WatchServiceServicer):
         self.store_id = "one"
         self.cut_after: int | None = None
         self.silent = False
+        self.page_size = 3  # small, so that there are several
+        self.lost_pages = 0  # so many second pages are of a revision that is gone
+        self.checkpoint_seconds = 5.0
         self.lists = 0
         self.watches: list[int] = []  # the start revision of each
         self._moved = asyncio.Event()
@@ -44,6 +47,11 @@ class WatchServer(WatchServiceServicer):
         self._moved.set()
         return self.revision
 
+    def turn_back(self, revision: int) -> None:
+        """As a store is after an older copy of it was put back."""
+        del self.log[revision:]
+        self._moved.set()
+
     def entries(self) -> dict[str, pb.Entry]:
         found: dict[str, pb.Entry] = {}
         for change in self.log:
@@ -53,8 +61,11 @@ class WatchServer(WatchServiceServicer):
     async def ListEntries(self, request, context):
         self.lists += request.page_token == ""
         after = request.page_token
+        if after and self.lost_pages:
+            self.lost_pages -= 1
+            raise RevisionGone("the revision of the page before is gone")
         rest = [entry for key, entry in self.entries().items() if key > after]
-        page = rest[: min(request.page_size, 3)]  # small pages, so that there are several
+        page = rest[: min(request.page_size, self.page_size)]
         token = page[-1].key if len(rest) > len(page) else ""
         return pb.ListEntriesResponse(
             entries=page, next_page_token=token, revision=self.revision, store_id=self.store_id
@@ -68,6 +79,8 @@ class WatchServer(WatchServiceServicer):
         at, sent = request.start_revision, 0
         while True:
             self._moved.clear()
+            if at > self.revision + 1:  # turned back
+                yield pb.WatchResponse(revision=self.revision)
             while at <= self.revision and not self.silent:
                 if self.cut_after is not None and sent >= self.cut_after:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
@@ -75,7 +88,12 @@ class WatchServer(WatchServiceServicer):
                 at, sent = at + 1, sent + 1
             if not self.silent and sent == 0:
                 yield pb.WatchResponse(revision=at - 1)
-            await self._moved.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.checkpoint_seconds):
+                    await self._moved.wait()
+                continue
+            if not self.silent:
+                yield pb.WatchResponse(revision=at - 1)
 
     async def GetRevision(self, request, context):
         return pb.GetRevisionResponse(revision=self.revision, store_id=self.store_id)

@@ -1,7 +1,7 @@
 import pytest
 
 from registry_service import records
-from registry_service.sqlite import SqliteStore
+from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Delete, Put, Row
 from stackmesh.registry.v1 import resources_pb2 as pb, watch_service_pb2
 from stackmesh.routes import Api
@@ -17,7 +17,7 @@ RECORDS = [
 def test_a_record_comes_back_with_its_rows_revision(record, key):
     record.revision = 99
     assert records.key_of(record) == key
-    entry = records.entry(Row(key, records.encode(record), 7))
+    [entry] = records.entries([Row(key, records.encode(record), 7)])
     assert entry.key == key
     found = getattr(entry, entry.WhichOneof("value"))
     assert found.revision == 7
@@ -39,7 +39,22 @@ def test_equal_records_are_equal_bytes():
 
 
 def test_a_deletion_is_a_key_alone():
-    assert records.entry(Delete("model/m")) == watch_service_pb2.Entry(key="model/m")
+    [entry] = records.entries([Delete("model/m")])
+    assert entry == watch_service_pb2.Entry(key="model/m")
+    assert records.of_entry(entry) is None
+
+
+def test_what_cannot_be_read_is_left_out_and_named_in_the_log(caplog):
+    good = records.encode(pb.Model(identifier="m"))
+    rows = [Row("later/x", b"", 1), Row("model/bad", b"\xff", 1), Row("model/m", good, 1), Delete("later/y")]
+    assert [entry.key for entry in records.entries(rows)] == ["model/m"]
+    assert [r.message for r in caplog.records] == ["what is kept under model/bad cannot be read: left out"]
+
+
+def test_one_row_that_cannot_be_read_does_not_cost_the_list(caplog):
+    rows = [Row("model/bad", b"\xff", 1), Row("model/m", records.encode(pb.Model(identifier="m")), 2)]
+    assert records.readable(rows, records.resource) == [pb.Model(identifier="m", revision=2)]
+    assert [r.message for r in caplog.records] == ["what is kept under model/bad cannot be read: left out"]
 
 
 async def test_all_rows_are_read_at_one_revision(tmp_path):
@@ -48,7 +63,7 @@ async def test_all_rows_are_read_at_one_revision(tmp_path):
             models = [pb.Model(identifier=f"m{n:04}") for n in range(start, start + 50)]
             revision = await store.commit([Put(records.key_of(m), records.encode(m)) for m in models])
         await store.commit([Delete("model/m0000")])
-        found, at = await records.read(store, records.MODELS, records.model, revision)
+        found, at = await records.read(store, "model/", records.resource, revision)
         assert [m.identifier for m in found] == [f"m{n:04}" for n in range(1200)]
         assert at == revision
-        assert len((await records.read(store, records.MODELS, records.model))[0]) == 1199
+        assert len((await records.read(store, "model/", records.resource))[0]) == 1199

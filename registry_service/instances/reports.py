@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final
 
-from registry_service import served
-from registry_service.draft import Draft
+from registry_service.instances import served
+from registry_service.instances.draft import Draft
 from registry_service.store import COMMIT_LIMIT
 from stackmesh import names
 from stackmesh.errors import FailedPrecondition, InvalidField
@@ -19,9 +20,14 @@ from stackmesh.serving import hosted
 AFTER_THE_YAML: Final = 1 << 16
 """The position of providers that only an instance names: never an API's default while the YAML has one."""
 
-PROVIDERS_LIMIT: Final = COMMIT_LIMIT - 2
+_OWN: Final = 2
+"""Changes beside those of providers and other hosts: the instance, and one that was at its address."""
+PROVIDERS_LIMIT: Final = COMMIT_LIMIT - _OWN
 SERVED_LIMIT: Final = 1024 * 1024
 """Bytes of one report. etcd refuses requests over 1.5 MiB."""
+FAILURES_LIMIT: Final = 100
+REASON_LIMIT: Final = 300
+"""Bytes of one failure's reason."""
 _PROBLEM_LIMIT: Final = 500
 
 _TYPE: Final = re.compile(r"(inline|remote)::[a-z0-9][a-z0-9:-]{0,62}")
@@ -57,8 +63,21 @@ def check_report(report: announce_pb.ServedReport) -> None:
         raise InvalidField("provider_type", "must be inline::NAME or remote::NAME")
     for name in report.provider_resource_ids:
         names.check_resource_name("provider_resource_ids", name)
+    for failure in report.failures:
+        names.check_resource_name("failures.provider_resource_id", failure.provider_resource_id)
     if report.ByteSize() > SERVED_LIMIT:
         raise InvalidField("provider_resource_ids", f"take {report.ByteSize()} bytes, at most {SERVED_LIMIT} fit")
+
+
+def take_over(draft: Draft, hello: announce_pb.Hello) -> list[int]:
+    """Drop whoever else is known at the address: only one process can listen there, and this one does.
+
+    Returns the leases that are to be ended, so that one that is not gone after all hears of it.
+    """
+    others = [other for other in draft.at(hello.address) if other.instance_id != hello.instance_id]
+    for other in others:
+        draft.delete(other)
+    return [other.lease_id for other in others]
 
 
 def write(draft: Draft, instance: pb.Instance, reports: Sequence[announce_pb.ServedReport]) -> None:
@@ -67,22 +86,23 @@ def write(draft: Draft, instance: pb.Instance, reports: Sequence[announce_pb.Ser
     Raises FailedPrecondition when the YAML says that a provider is of another type.
     """
     before = draft.instance(instance.instance_id)
-    others = {i.instance_id: i for i in draft.instances() if i.instance_id != instance.instance_id}
     changed: dict[str, pb.Instance] = {}
     providers: list[pb.Provider] = []
     for report in reports:
         provider = _provider(draft, report)
-        changed |= _merge(report, provider, instance, others)
+        _own(report, provider, instance)
+        if not _as_before(draft, report, provider, instance):
+            _merge(draft, report, provider, instance, changed)
         providers.append(provider)
-    if len(changed) + len(providers) + 1 > COMMIT_LIMIT:
+    if len(changed) + len(providers) + _OWN > COMMIT_LIMIT:
         _keep_exceptions(draft, changed)
     # Others first: an exception to what the provider does not list yet is harmless, the lack of one is not.
     for other in changed.values():
-        draft.put(other, other.lease_id)
+        draft.put(other)
     for provider in providers:
         # A new host has to be seen by whoever merges at the same time: the provider's row moves.
         draft.put(provider, always=before is None or hosted(provider, before) is None)
-    draft.put(instance, instance.lease_id)
+    draft.put(instance)
 
 
 def _provider(draft: Draft, report: announce_pb.ServedReport) -> pb.Provider:
@@ -105,23 +125,61 @@ def _provider(draft: Draft, report: announce_pb.ServedReport) -> pb.Provider:
     return row
 
 
+def _own(report: announce_pb.ServedReport, provider: pb.Provider, instance: pb.Instance) -> None:
+    """Let the instance host the provider, and say what is wrong with it there."""
+    own = hosted(provider, instance)
+    if own is None:
+        own = instance.providers.add(api=report.api, provider_id=report.provider_id)
+    own.problem = report.problem[:_PROBLEM_LIMIT]
+    del own.failures[:]
+    for failure in report.failures[:FAILURES_LIMIT]:
+        reason = failure.reason.encode()[:REASON_LIMIT].decode(errors="ignore")
+        own.failures.add(provider_resource_id=failure.provider_resource_id, reason=reason)
+
+
+def _as_before(draft: Draft, report: announce_pb.ServedReport, provider: pb.Provider, instance: pb.Instance) -> bool:
+    """Whether the report changes nothing for the other hosts; then the instance's own exceptions are all there is.
+
+    It is the usual case, and has to be quick where a provider has a thousand hosts: mostly the first of them decides.
+    """
+    names, reported = set(provider.served), set(report.provider_resource_ids)
+    lacks = names - reported
+    if not reported <= names:
+        return False
+    unserved = set(lacks)
+    for other in draft.hosts(provider.api, provider.provider_id):
+        if not unserved:
+            break
+        if other.instance_id != instance.instance_id and (entry := hosted(provider, other)) is not None:
+            unserved.intersection_update(entry.not_served)
+    if not unserved:
+        _entry(provider, instance).not_served[:] = sorted(lacks)
+    return not unserved
+
+
 def _merge(
-    report: announce_pb.ServedReport, provider: pb.Provider, instance: pb.Instance, others: dict[str, pb.Instance]
-) -> dict[str, pb.Instance]:
-    """Changes the provider, the instance and the other hosts in place; returns the other hosts by id."""
-    entries = {i: entry for i, other in others.items() if (entry := hosted(provider, other)) is not None}
+    draft: Draft,
+    report: announce_pb.ServedReport,
+    provider: pb.Provider,
+    instance: pb.Instance,
+    changed: dict[str, pb.Instance],
+) -> None:
+    """Changes the provider and the instance in place, and adds the other hosts to `changed`."""
+    for other in draft.hosts(provider.api, provider.provider_id):
+        if other.instance_id != instance.instance_id and other.instance_id not in changed:
+            changed[other.instance_id] = copy.deepcopy(other)
+    entries = {i: entry for i, other in changed.items() if (entry := hosted(provider, other)) is not None}
     merged = served.merge(
         set(report.provider_resource_ids), set(provider.served), {i: set(e.not_served) for i, e in entries.items()}
     )
     provider.served[:] = sorted(merged.names)
-    own = hosted(provider, instance)
-    if own is None:
-        own = instance.providers.add(api=report.api, provider_id=report.provider_id)
-    own.not_served[:] = sorted(merged.reporter_lacks)
-    own.problem = report.problem[:_PROBLEM_LIMIT]
+    _entry(provider, instance).not_served[:] = sorted(merged.reporter_lacks)
     for i, entry in entries.items():
         entry.not_served[:] = sorted(merged.others_lack[i])
-    return {i: others[i] for i in entries}
+
+
+def _entry(provider: pb.Provider, instance: pb.Instance) -> pb.HostedProvider:
+    return next(e for e in instance.providers if (e.api, e.provider_id) == (provider.api, provider.provider_id))
 
 
 def _keep_exceptions(draft: Draft, changed: dict[str, pb.Instance]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
-from registry_service import records, reports
-from registry_service.draft import Draft, update
+from registry_service import records
+from registry_service.instances import reports
+from registry_service.instances.draft import Draft
+from registry_service.instances.drafts import Drafts
 from registry_service.store import Store
 from stackmesh.errors import FailedPrecondition, InvalidField
 from stackmesh.registry.v1 import announce_service_pb2 as pb, resources_pb2
@@ -20,11 +23,11 @@ log = logging.getLogger(__name__)
 class Announce(AnnounceServiceServicer):
     """`announced` is called when an instance has said something new."""
 
-    def __init__(self, store: Store, lease_ttl: float, announced: Callable[[], None]) -> None:
+    def __init__(self, store: Store, drafts: Drafts, lease_ttl: float, announced: Callable[[], None]) -> None:
         self._store = store
+        self._drafts = drafts
         self._ttl = lease_ttl
         self._announced = announced
-        self._writing = asyncio.Lock()  # our own instances need not race each other
 
     async def Announce(
         self, request_iterator: AsyncIterator[pb.AnnounceRequest], context: Any
@@ -66,13 +69,16 @@ class Announce(AnnounceServiceServicer):
             instance_id=hello.instance_id, address=hello.address, lease_id=lease, started_at=hello.started_at
         )
 
-        def change(draft: Draft) -> None:
-            reports.write(draft, _copy(instance), hello.providers)
+        ended: list[int] = []
 
-        async with self._writing:
-            revision = await update(self._store, change)
-        if before not in (0, lease):
-            await self._store.revoke(before)
+        def change(draft: Draft) -> None:
+            ended[:] = [before, *reports.take_over(draft, hello)]
+            reports.write(draft, copy.deepcopy(instance), hello.providers)
+
+        revision = await self._drafts.update(change)
+        for old in ended:
+            if old not in (0, lease):
+                await self._store.revoke(old)
         log.info("%s is here: %s, %d providers", hello.instance_id, hello.address, len(hello.providers))
         self._announced()
         return lease, revision
@@ -96,8 +102,7 @@ class Announce(AnnounceServiceServicer):
                 raise _forgotten(instance_id)
             reports.write(draft, instance, [report])
 
-        async with self._writing:
-            revision = await update(self._store, change)
+        revision = await self._drafts.update(change)
         log.info("%s: %s serves %d", instance_id, report.provider_id, len(report.provider_resource_ids))
         self._announced()
         return revision
@@ -120,9 +125,3 @@ class Announce(AnnounceServiceServicer):
 
 def _forgotten(who: str) -> FailedPrecondition:
     return FailedPrecondition(f"the lease of {who} has ended: say hello again")
-
-
-def _copy(instance: resources_pb2.Instance) -> resources_pb2.Instance:
-    copy = resources_pb2.Instance()
-    copy.CopyFrom(instance)
-    return copy

@@ -1,6 +1,6 @@
 from hypothesis import given, strategies as st
 
-from registry_service.served import merge
+from registry_service.instances.served import merge
 
 NAMES = st.frozensets(st.sampled_from("abcdefg"), max_size=7)
 

@@ -2,17 +2,17 @@ import asyncio
 
 import pytest
 
-from registry_service import records, reports
-from registry_service.declared import Declared, declarations
-from registry_service.draft import update
-from registry_service.resolve import Resolver
-from registry_service.sqlite import SqliteStore
+from registry_service import records
+from registry_service.declared.declared import Declared
+from registry_service.registering.resolve import Resolver
+from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
-from stackmesh.config import ConfigError, parse
+from stackmesh.config import parse
 from stackmesh.errors import NotHosted
-from stackmesh.registry.v1 import announce_service_pb2, resources_pb2 as pb
+from stackmesh.registry.v1 import resources_pb2 as pb
 from tests.fakes import instance as fakes
 from tests.fakes.instance import FakeProvider
+from tests.unit.registry_service.parts import parts_of
 
 TEXT = """
 version: 1
@@ -37,41 +37,50 @@ async def store(tmp_path):
 
 
 @pytest.fixture
-async def instance(store):
+async def parts(store):
+    async with parts_of(store) as parts:
+        yield parts
+
+
+@pytest.fixture
+async def instance(parts):
     async with fakes.running({"p": FakeProvider({"plain": "plain", "other": "real"})}) as instance:
-        record = pb.Instance(instance_id="i", address=instance.address)
-        said = announce_service_pb2.Hello(providers=[p.report(i) for i, p in instance.providers.items()]).providers
-        await update(store, lambda draft: reports.write(draft, record, said))
+        await parts.say(instance)
         yield instance
 
 
+def made(parts, text=TEXT, **options):
+    resolver = Resolver(**options) if options else parts.resolver
+    return Declared(config(text), parts.store, parts.mirror, parts.drafts, resolver)
+
+
 async def models(store):
-    rows, _ = await records.read(store, records.MODELS, records.model)
+    rows, _ = await records.read(store, "model/", records.resource)
     return {row.identifier: row for row in rows}
 
 
-async def test_following_twice_writes_once(store, instance):
-    declared = Declared(config(), store, Resolver(store))
+async def test_following_twice_writes_once(parts, store, instance):
+    declared = made(parts)
     assert await declared.follow()
     revision = await store.revision()
     rows = await models(store)
     assert {n: r.provider_resource_id for n, r in rows.items()} == {"plain": "plain", "alias": "real", "pending": ""}
     assert rows["pending"].pending_reason == "p serves: other, plain"
-    for again in (declared, Declared(config(), store, Resolver(store))):
+    for again in (declared, made(parts)):
         assert await again.follow()
         assert await store.revision() == revision
 
 
-async def test_an_alias_is_asked_about_once(store, instance):
-    declared = Declared(config(), store, Resolver(store))
+async def test_an_alias_is_asked_about_once(parts, store, instance):
+    declared = made(parts)
     for _ in range(5):
         await declared.follow()
     asked = instance.providers["p"].asked
     assert (asked.count("plain"), asked.count("other"), asked.count("pending")) == (1, 2, 5)
 
 
-async def test_replicas_at_once_agree(store, instance):
-    replicas = [Declared(config(), store, Resolver(store)) for _ in range(6)]
+async def test_replicas_at_once_agree(parts, store, instance):
+    replicas = [made(parts) for _ in range(6)]
     await asyncio.gather(*(replica.follow() for replica in replicas))
     await asyncio.gather(*(replica.follow() for replica in replicas))
     revision = await store.revision()
@@ -80,42 +89,29 @@ async def test_replicas_at_once_agree(store, instance):
     assert set(await models(store)) == {"plain", "alias", "pending"}
 
 
-async def test_a_provider_that_cannot_be_asked_changes_nothing(store, instance):
-    await Declared(config(), store, Resolver(store)).follow()
+async def test_a_provider_that_cannot_be_asked_changes_nothing(parts, store, instance):
+    await made(parts).follow()
     before = await models(store)
     instance.providers["p"].hangs = True
-    await Declared(config(), store, Resolver(store, ask_seconds=0.1)).follow()
+    await made(parts, ask_seconds=0.1).follow()
     after = await models(store)
     assert (after["plain"], after["alias"]) == (before["plain"], before["alias"])
 
 
-async def test_a_provider_that_no_longer_knows_an_alias_makes_it_pending(store, instance):
-    await Declared(config(), store, Resolver(store)).follow()
+async def test_a_provider_that_no_longer_knows_an_alias_makes_it_pending(parts, store, instance):
+    await made(parts).follow()
     instance.providers["p"].fails = NotHosted("never heard of it")
-    await Declared(config(), store, Resolver(store)).follow()
+    await made(parts).follow()
     assert (await models(store))["alias"].pending_reason == "never heard of it"
 
 
-async def test_a_users_row_is_left_alone_and_named_in_the_log(store, instance, caplog):
+async def test_a_users_row_is_left_alone_and_named_in_the_log(parts, store, instance, caplog):
     user = pb.Model(identifier="plain", provider_id="p", provider_resource_id="mine", source=pb.SOURCE_USER)
     revision = await store.commit([Put("model/plain", records.encode(user))])
-    declared = Declared(config(), store, Resolver(store))
+    declared = made(parts)
     for _ in range(3):
         await declared.follow()
     assert (await models(store))["plain"].revision == revision
     assert [r.message for r in caplog.records].count(
         "plain is declared in the YAML, but a user has registered it: left as it is"
     ) == 1
-
-
-@pytest.mark.parametrize(
-    ("metadata", "match"),
-    [
-        ("{when: 2020-01-01}", r"models\[0\].metadata: may hold text, numbers"),
-        ("{note: " + "x" * 17_000 + "}", r"models\[0\].metadata takes \d+ bytes, at most 16384"),
-    ],
-)
-def test_metadata_that_cannot_be_registered_is_a_config_error(metadata, match):
-    text = TEXT.partition("models:")[0] + f"models:\n- {{model_id: m, metadata: {metadata}}}"
-    with pytest.raises(ConfigError, match=match):
-        declarations(config(text))

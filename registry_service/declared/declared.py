@@ -1,0 +1,89 @@
+"""What the YAML declares: the rows with source=CONFIG follow it, those of users are never touched.
+
+Every replica does this, at its start and whenever an instance has said something new; what is as it should be is not
+written. A declared resource whose provider has not answered yet is a pending row, tried again until it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Final
+
+from registry_service.declared import providers as declared_providers
+from registry_service.declared.declarations import declarations
+from registry_service.declared.resources import DeclaredResources
+from registry_service.instances.drafts import Drafts
+from registry_service.mirror.mirror import Mirror
+from registry_service.registering.resolve import Resolver
+from registry_service.store import Store
+from stackmesh.backoff import Backoff
+from stackmesh.config import Config
+from stackmesh.errors import MeshError
+from stackmesh.resources import KINDS
+from stackmesh.routes import ResourceType
+
+log = logging.getLogger(__name__)
+
+_NEEDS: Final = {ResourceType.RESOURCE_TYPE_MEMORY_BANK: ResourceType.RESOURCE_TYPE_MODEL}
+"""Which type has to be there before another: a vector bank needs its embedding model."""
+
+
+class Declared:
+    """Keeps the rows in step with one configuration."""
+
+    def __init__(self, config: Config, store: Store, mirror: Mirror, drafts: Drafts, resolver: Resolver) -> None:
+        """Raises ConfigError for what cannot be registered."""
+        self._config = config
+        self._mirror = mirror
+        self._drafts = drafts
+        self._types = {
+            which: DeclaredResources(KINDS[which], rows, store, resolver)
+            for which, rows in declarations(config).items()
+        }
+        self._changed = asyncio.Event()
+        self.followed = asyncio.Event()
+        """Set once the providers of the YAML are known, and what they may be asked for can be asked."""
+
+    def look_again(self) -> None:
+        """An instance has said something new."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow for ever: at every change, and with growing pauses while something is pending."""
+        backoff = Backoff(first=0.5, limit=30.0)
+        while True:
+            self._changed.clear()
+            pause = backoff.delay() if await self._try() else None
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+                backoff.reset()
+            except TimeoutError:
+                log.debug("trying what is pending again")
+
+    async def follow(self) -> bool:
+        """Make the rows follow once. Returns whether something has to be tried again. Raises a group of MeshErrors."""
+        await self._drafts.update(lambda draft: declared_providers.place(draft, self._config))
+        self.followed.set()
+        tasks: dict[ResourceType.ValueType, asyncio.Task[bool]] = {}
+        async with asyncio.TaskGroup() as group:
+            for which, resources in self._types.items():
+                first = tasks.get(_NEEDS.get(which, which))
+                tasks[which] = group.create_task(self._follow(resources, first))
+        return any(task.result() for task in tasks.values())
+
+    async def _follow(self, resources: DeclaredResources, first: Awaitable[bool] | None) -> bool:
+        if first is not None:
+            await first
+        return await resources.follow(await self._mirror.current())
+
+    async def _try(self) -> bool:
+        try:
+            return await self.follow()
+        except* MeshError as errors:
+            log.warning("the rows could not follow the YAML, trying again: %s", errors.exceptions[0])
+        except* Exception:
+            log.exception("the rows could not follow the YAML, trying again")
+        return True

@@ -1,0 +1,137 @@
+"""The rows of one type of resource, as the YAML has them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from registry_service import records
+from registry_service.mirror.known import Known
+from registry_service.registering import embedding, payloads, requests
+from registry_service.registering.registrations import now
+from registry_service.registering.resolve import Resolver
+from registry_service.store import Delete, Op, Put, Store
+from stackmesh.errors import Conflict, MeshError, NotHosted
+from stackmesh.registry.v1 import resources_pb2 as pb
+from stackmesh.resources import Kind, Resource
+
+log = logging.getLogger(__name__)
+
+_REASON_LIMIT: Final = 500
+_AT_ONCE: Final = 16
+"""Resources of a type that are resolved at the same time."""
+_BETWEEN: Final = 100
+"""So many are looked at before others have their turn."""
+
+
+class DeclaredResources:
+    """Keeps the rows of one type in step with what is declared of it."""
+
+    def __init__(self, kind: Kind, declared: Mapping[str, Resource], store: Store, resolver: Resolver) -> None:
+        self._kind = kind
+        self._declared = declared
+        self._store = store
+        self._resolver = resolver
+        self._confirmed: dict[str, Resource] = {}  # rows whose alias the provider has resolved to what they say
+        self._warned: set[str] = set()
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def follow(self, known: Known) -> bool:
+        """Make the rows follow once. Returns whether something has to be tried again. Raises RegistryUnreachable."""
+        there = known.resources(self._kind)
+        gone = [
+            row for row in there.values() if row.source == pb.SOURCE_CONFIG and row.identifier not in self._declared
+        ]
+        unsettled: list[Resource] = []
+        for count, (name, asked) in enumerate(self._declared.items(), start=1):
+            if not self._is_settled(known, there.get(name), asked):
+                unsettled.append(asked)
+            if count % _BETWEEN == 0:
+                await asyncio.sleep(0)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._drop(row)) for row in gone]
+            tasks += [group.create_task(self._follow(known, there.get(asked.identifier), asked)) for asked in unsettled]
+        return any(task.result() for task in tasks)
+
+    def _is_settled(self, known: Known, row: Resource | None, asked: Resource) -> bool:
+        """Whether there is nothing to be done, as far as that can be seen without asking anybody."""
+        if row is not None and row.source == pb.SOURCE_USER:
+            if row.identifier not in self._warned:
+                log.warning("%s is declared in the YAML, but a user has registered it: left as it is", row.identifier)
+                self._warned.add(row.identifier)
+            return True
+        return row is not None and self._agrees(known, row, asked) and self._is_confirmed(row, asked)
+
+    def _agrees(self, known: Known, row: Resource, asked: Resource) -> bool:
+        """But for the provider's own name, which may be an alias."""
+        return (
+            row.source == pb.SOURCE_CONFIG
+            and not row.pending_reason
+            and not payloads.differ(self._kind, row, asked)
+            and asked.provider_id in ("", row.provider_id)
+            and known.provider(self._kind.api, row.provider_id) is not None
+        )
+
+    def _is_confirmed(self, row: Resource, asked: Resource) -> bool:
+        name = asked.provider_resource_id or asked.identifier
+        return name == row.provider_resource_id or self._confirmed.get(row.identifier) == row
+
+    async def _follow(self, known: Known, row: Resource | None, asked: Resource) -> bool:
+        async with self._at_once:
+            if row is not None and self._agrees(known, row, asked) and await self._still_resolves(known, row, asked):
+                return False
+            wanted, relies_on = await self._wanted(known, row, asked)
+        if row is None or records.encode(wanted) != records.encode(row):
+            what = wanted.pending_reason or f"{wanted.provider_id} as {wanted.provider_resource_id}"
+            log.info("%s %s: %s", self._kind.words, wanted.identifier, what)
+            wanted.updated_at.CopyFrom(now())
+            written = await self._write(Put(records.key_of(wanted), records.encode(wanted)), row, relies_on)
+            return bool(wanted.pending_reason) or not written
+        return bool(wanted.pending_reason)
+
+    async def _still_resolves(self, known: Known, row: Resource, asked: Resource) -> bool:
+        """Whether the alias that is declared still stands for what the row says."""
+        question = requests.question(asked)
+        question.provider_id = row.provider_id
+        try:
+            resolved = await self._resolver.resolve(question, known)
+        except NotHosted:
+            return False
+        except MeshError as error:
+            log.info("%s stays as it was: %s", row.identifier, error)  # who cannot be asked has not changed his mind
+            return True
+        if resolved.provider_resource_id == row.provider_resource_id:
+            self._confirmed[row.identifier] = row
+            return True
+        return False
+
+    async def _wanted(self, known: Known, row: Resource | None, asked: Resource) -> tuple[Resource, Mapping[str, int]]:
+        """The row as it should be, resolved or pending with the reason; and the keys on which it relies."""
+        wanted = copy.deepcopy(asked)
+        wanted.source = pb.SOURCE_CONFIG
+        wanted.created_at.CopyFrom(now() if row is None else row.created_at)
+        wanted.updated_at.CopyFrom(wanted.created_at if row is None else row.updated_at)
+        try:
+            relies_on = embedding.needed(known, asked)
+            resolved = await self._resolver.resolve(requests.question(asked), known)
+        except MeshError as error:
+            wanted.provider_resource_id = ""
+            wanted.pending_reason = error.message[:_REASON_LIMIT]
+            return wanted, {}
+        wanted.provider_id, wanted.provider_resource_id = resolved.provider_id, resolved.provider_resource_id
+        return wanted, relies_on
+
+    async def _drop(self, row: Resource) -> bool:
+        log.info("%s %s is no longer declared", self._kind.words, row.identifier)
+        return not await self._write(Delete(records.key_of(row)), row, {})
+
+    async def _write(self, op: Op, row: Resource | None, relies_on: Mapping[str, int]) -> bool:
+        try:
+            await self._store.commit([op], expect={**relies_on, op.key: 0 if row is None else row.revision})
+        except Conflict:
+            log.info("%s was written by somebody else meanwhile", op.key)
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""What instances say, and what is written of it."""

@@ -1,0 +1,1 @@
+"""Registrations by their users, whatever the type of resource."""

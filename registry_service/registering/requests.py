@@ -1,0 +1,72 @@
+"""What a call asks for, as the row it would be: checked, whatever the type of resource.
+
+A row that is asked for has what the caller has set and nothing else: its `provider_resource_id` is a name that the
+provider may know it by, and no `provider_id` means that it is to be found out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry_service.registering import payloads
+from stackmesh import names, wishes
+from stackmesh.errors import InvalidField
+from stackmesh.provider.v1.provider_service_pb2 import ResolveRequest
+from stackmesh.resources import Kind, Resource
+
+
+def registration(kind: Kind, request: Any) -> Resource:
+    """The row a Register request asks for. Raises InvalidField."""
+    row = kind.message(
+        identifier=names.check_identifier(f"{kind.word}_id", getattr(request, f"{kind.word}_id")),
+        provider_id=request.provider_id,
+        provider_resource_id=getattr(request, f"provider_{kind.word}_id"),
+    )
+    _take_payload(kind, request, row)
+    if row.provider_resource_id:
+        names.check_resource_name(f"provider_{kind.word}_id", row.provider_resource_id)
+    if row.provider_id:
+        names.check_id("provider_id", row.provider_id)
+    payloads.check(kind, row)
+    return row
+
+
+def change(kind: Kind, request: Any) -> tuple[Resource, int]:
+    """What an Update request changes, and the revision it expects. Raises InvalidField."""
+    row = kind.message(identifier=name(kind, request))
+    if (expected := revision(request)) == 0:
+        raise InvalidField("expected_revision", "is required: the revision that Get returned")
+    if request.HasField("provider_id"):
+        row.provider_id = names.check_id("provider_id", request.provider_id)
+    if request.HasField(own := f"provider_{kind.word}_id"):
+        row.provider_resource_id = names.check_resource_name(own, getattr(request, own))
+    if request.HasField(kind.payload):
+        _take_payload(kind, request, row)
+        payloads.check(kind, row)
+    return row, expected
+
+
+def name(kind: Kind, request: Any) -> str:
+    """The resource a request names. Raises InvalidField."""
+    return names.check_resource_name(f"{kind.word}_id", getattr(request, f"{kind.word}_id"))
+
+
+def revision(request: Any) -> int:
+    """The revision a request expects, 0 for any. Raises InvalidField."""
+    if request.expected_revision < 0:
+        raise InvalidField("expected_revision", "is negative")
+    return request.expected_revision
+
+
+def question(row: Resource) -> ResolveRequest:
+    """What a provider is asked about a row."""
+    asked = wishes.wanted(row)
+    asked.provider_resource_id = row.provider_resource_id or row.identifier
+    return asked
+
+
+def _take_payload(kind: Kind, request: Any, row: Resource) -> None:
+    if request.HasField(kind.payload):
+        taken = getattr(row, kind.payload)
+        taken.CopyFrom(getattr(request, kind.payload))
+        taken.SetInParent()
