@@ -20,6 +20,7 @@ from stackmesh.common.v1 import content_pb2
 from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.errors import ContextExceeded, InvalidArgument, MeshError, NotHosted, QueueFull, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
+from stackmesh.providers import Wanted
 
 CANCEL_LIMIT = 0.4
 """Seconds within which the backend has to have stopped."""
@@ -197,15 +198,31 @@ class InferenceProviderContract:
     async def test_resolves_its_own_names_to_themselves(self, subject: Subject) -> None:
         served = await subject.provider.list_served()
         assert subject.model in served
-        assert [await subject.provider.resolve(name) for name in served] == list(served)
+        assert [await subject.provider.resolve(Wanted(provider_resource_id=name)) for name in served] == list(served)
 
     async def test_resolves_aliases_to_its_own_name(self, subject: Subject) -> None:
-        assert {await subject.provider.resolve(alias) for alias in subject.aliases} <= {subject.model}
+        assert {await subject.provider.resolve(Wanted(provider_resource_id=alias)) for alias in subject.aliases} <= {
+            subject.model
+        }
 
     @pytest.mark.parametrize("name", ["no-such-model", "x" * 255])
     async def test_unknown_name_is_not_hosted_and_names_what_is(self, subject: Subject, name: str) -> None:
         with pytest.raises(NotHosted, match=subject.model):
-            await subject.provider.resolve(name)
+            await subject.provider.resolve(Wanted(provider_resource_id=name))
+
+    # Registrations
+
+    async def test_loading_what_is_served_returns_and_leaves_it_served(self, subject: Subject) -> None:
+        wanted = Wanted(provider_resource_id=subject.model)
+        async with asyncio.timeout(PATIENCE):
+            await subject.provider.load(wanted)
+            await subject.provider.load(wanted)
+        assert subject.model in await subject.provider.list_served()
+
+    async def test_unloading_what_was_never_loaded_changes_nothing(self, subject: Subject) -> None:
+        before = sorted(await subject.provider.list_served())
+        await subject.provider.unload("never-loaded")
+        assert sorted(await subject.provider.list_served()) == before
 
     # What comes, and in which order
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
+from services.inference.lookup import ModelLookup
 from services.inference.openai import answer, request as body
 from services.inference.openai.errors import meaning
 from services.inference.openai.http import Endpoint, Http, drain
@@ -19,7 +21,7 @@ from services.inference.openai.stream import ChatFold, CompletionFold, Fold
 from stackmesh import names
 from stackmesh.errors import InvalidField, MeshError, NotHosted
 from stackmesh.inference.v1 import inference_service_pb2 as pb
-from stackmesh.nearest import hint
+from stackmesh.providers import Wanted
 
 _LISTING_TTL: Final = 2.0
 """Seconds a list of models is good for."""
@@ -45,18 +47,31 @@ OwnKey = Annotated[Key | None, BeforeValidator(_or_none)]
 """The configured credential. An empty one is none: `${env.NAME:}` gives it where the variable is not set."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """An answer to GET /models. Times are time.monotonic()."""
+
+    begun: float
+    until: float
+    """It is good until then."""
+    key: str | None
+    found: Sequence[str] | MeshError
+
+
 class OpenAICompatible:
     """The methods of an InferenceProvider over one endpoint.
 
-    An adapter is a subclass: it says which endpoint and dialect, and overrides `key`.
+    An adapter is a subclass: it says which endpoint and dialect, what its models are called besides their ids, and
+    overrides `key`.
     """
 
-    def __init__(self, endpoint: Endpoint, dialect: Dialect) -> None:
+    def __init__(self, endpoint: Endpoint, dialect: Dialect, lookup: ModelLookup) -> None:
         self._http = Http(endpoint)
         self._dialect = dialect
+        self._lookup = lookup
         self._where = endpoint.host
         self._listing = asyncio.Lock()
-        self._listed: tuple[float, str | None, Sequence[str] | MeshError] = (0.0, None, ())
+        self._listed = _Listed(0.0, 0.0, None, ())
 
     def key(self) -> str | None:
         """The credential of the current call: the caller's, else the server's own. None: the server wants none."""
@@ -71,12 +86,17 @@ class OpenAICompatible:
 
     async def list_served(self) -> Sequence[str]:
         """The ids of GET /models that can be registered. What was found, or failed, holds for 2 s."""
+        return await self._list(lambda last: time.monotonic() < last.until)
+
+    async def _list(self, good: Callable[[_Listed], bool]) -> Sequence[str]:
+        """As last listed, if that is good enough."""
         key = self.key()
         async with self._listing:
-            until, asked_with, found = self._listed
-            if time.monotonic() >= until or asked_with != key:
+            if self._listed.key != key or not good(self._listed):
+                begun = time.monotonic()
                 found = await self._ask_for_models(key)
-                self._listed = (time.monotonic() + _LISTING_TTL, key, found)
+                self._listed = _Listed(begun, time.monotonic() + _LISTING_TTL, key, found)
+            found = self._listed.found
         if isinstance(found, MeshError):
             raise found
         return found
@@ -89,11 +109,19 @@ class OpenAICompatible:
         except MeshError as error:
             return error
 
-    async def resolve(self, name: str) -> str:
-        ids = await self.list_served()
-        if name not in ids:
-            raise NotHosted(f"{self._where} does not serve {name!r}; {hint(name, ids)}")
-        return name
+    async def resolve(self, wanted: Wanted) -> str:
+        """What is not in an older list may have been pulled since."""
+        name, now = wanted.provider_resource_id, time.monotonic()
+        try:
+            return self._lookup.resolve(name, await self.list_served(), self._where)
+        except NotHosted:
+            return self._lookup.resolve(name, await self._list(lambda last: last.begun >= now), self._where)
+
+    async def load(self, wanted: Wanted) -> None:
+        """What the backend serves is the backend's business."""
+
+    async def unload(self, provider_resource_id: str) -> None:
+        """As for `load`."""
 
     async def completion(self, request: pb.CompletionRequest) -> pb.CompletionResponse:
         asked = body.completion(request, self._dialect)

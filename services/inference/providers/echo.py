@@ -1,22 +1,24 @@
 """inline::echo: says what was said to it, word by word. For tests, demos and measuring the mesh itself.
 
 Its "tokens" are the words of the prompt. It serves the models it is told to, and each says its own name when asked
-`who are you?`, so that a test can see which one was reached.
+`who are you?`, so that a test can see which one was reached. Others it serves once they are registered, or never.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import ClassVar, Self
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from services.inference import texts
+from services.inference.lookup import Listed, ModelLookup
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import Frozen, ResourceName
-from stackmesh.errors import NotHosted
+from stackmesh.errors import NotServing
 from stackmesh.inference.v1 import inference_service_pb2 as pb
+from stackmesh.providers import Wanted
 
 WHO = "who are you?"
 
@@ -24,6 +26,12 @@ WHO = "who are you?"
 class EchoConfig(Frozen):
     models: tuple[ResourceName, ...] = ("echo",)
     """What it serves."""
+    loadable: tuple[ResourceName, ...] = ()
+    """What it serves while it is registered."""
+    load_seconds: NonNegativeFloat = 0.0
+    """How long one of `loadable` takes until it is served."""
+    unloadable: Mapping[ResourceName, str] = Field(default_factory=dict[ResourceName, str])
+    """What it recognises and can never load, with the reason it gives."""
     delay: NonNegativeFloat = 0.0
     """Seconds before each word."""
     dimensions: PositiveInt = 8
@@ -35,19 +43,31 @@ class Echo:
 
     def __init__(self, config: EchoConfig) -> None:
         self._config = config
+        names = (*config.models, *config.loadable, *config.unloadable)
+        self._lookup = ModelLookup(Listed(name) for name in names)
+        self._loaded: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
-    async def resolve(self, name: str) -> str:
-        if name not in self._config.models:
-            raise NotHosted(f"echo does not know {name!r}; it serves: {', '.join(self._config.models)}")
-        return name
+    async def resolve(self, wanted: Wanted) -> str:
+        return self._lookup.resolve(wanted.provider_resource_id, None, "echo")
+
+    async def load(self, wanted: Wanted) -> None:
+        name = wanted.provider_resource_id
+        if reason := self._config.unloadable.get(name):
+            raise NotServing(reason)
+        if name in self._config.loadable and name not in self._loaded:
+            await asyncio.sleep(self._config.load_seconds)
+            self._loaded.add(name)
+
+    async def unload(self, provider_resource_id: str) -> None:
+        self._loaded.discard(provider_resource_id)
 
     async def list_served(self) -> Sequence[str]:
-        return self._config.models
+        return (*self._config.models, *sorted(self._loaded))
 
     async def completion(self, request: pb.CompletionRequest) -> pb.CompletionResponse:
         words, end = self._answer(request.model_id, texts.plain(request.content), request.sampling_params)

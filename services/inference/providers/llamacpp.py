@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Self, TypeVar, cast
 
 from pydantic import Field, PositiveInt, model_validator
 
-from services.inference import texts
+from services.inference import tables, texts
 from services.inference.llamacpp.answers import Answer, End, Piece
 from services.inference.llamacpp.embedder import Embedder
 from services.inference.llamacpp.engine import Call, Engine, Run
@@ -30,10 +30,12 @@ from services.inference.llamacpp.requests import (
     text_of,
 )
 from services.inference.llamacpp.server import LlamaServer, open_server
+from services.inference.lookup import Listed, ModelLookup
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, Frozen, ResourceName
-from stackmesh.errors import NotHosted, NotServing, Unsupported
+from stackmesh.errors import NotServing, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
+from stackmesh.providers import Wanted
 
 T = TypeVar("T")
 Generation = pb.CompletionRequest | pb.ChatCompletionRequest
@@ -48,7 +50,7 @@ def _free_cores() -> int:
 
 class LlamaCppConfig(Frozen):
     model: ResourceName = "smollm2-135m-instruct"
-    """A bundled model; with `path`, any name for the model in that file."""
+    """A bundled model; with `path`, any name for the model in that file. A Llama model's name brings its others."""
     path: Path | None = None
     """A GGUF file."""
     context_tokens: PositiveInt = 2048
@@ -86,8 +88,7 @@ class LlamaCpp:
     def __init__(self, config: LlamaCppConfig, *, run: Callable[[Call], Run] = Run) -> None:
         self._config = config
         self._run = run
-        bundled = BUNDLED.get(config.model) if config.path is None else None
-        self._names = frozenset({config.model, *(bundled.aliases if bundled is not None else ())})
+        self._lookup = ModelLookup([Listed(config.model, _aliases(config))])
 
     async def __aenter__(self) -> Self:
         config, path = self._config, self._path()
@@ -112,10 +113,14 @@ class LlamaCpp:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._close.aclose()
 
-    async def resolve(self, name: str) -> str:
-        if name not in self._names:
-            raise NotHosted(f"llama.cpp does not know {name!r}; it serves: {self._config.model}")
-        return self._config.model
+    async def resolve(self, wanted: Wanted) -> str:
+        return self._lookup.resolve(wanted.provider_resource_id, None, "llama.cpp")
+
+    async def load(self, wanted: Wanted) -> None:
+        """The one model is loaded already."""
+
+    async def unload(self, provider_resource_id: str) -> None:
+        """It stays loaded while the process runs."""
 
     async def list_served(self) -> Sequence[str]:
         return (self._config.model,)
@@ -186,6 +191,12 @@ class LlamaCpp:
 
     def _unload(self) -> None:
         del self._server
+
+
+def _aliases(config: LlamaCppConfig) -> frozenset[str]:
+    if config.path is None:
+        return frozenset(BUNDLED[config.model].aliases)
+    return tables.llama().names.get(config.model, frozenset()) - {config.model}
 
 
 async def _whole(parts: AsyncGenerator[Piece | End]) -> tuple[Piece, End]:

@@ -1,5 +1,6 @@
 """remote::vllm: models served by vLLM, or by any other server that speaks the OpenAI dialect as vLLM does.
 
+A Llama model is found by its descriptor and by its Hugging Face repository, whichever of them the server calls it by.
 Stop sequences are held back by the server itself. Start vLLM with `--served-model-name` when its model is a local
 path: a path is no name that can be registered.
 """
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
+from services.inference import tables
 from services.inference.openai.compatible import Key, OpenAICompatible, OwnKey
 from services.inference.openai.http import Endpoint, Url
 from services.inference.openai.request import Dialect
@@ -48,7 +50,7 @@ class VLLM(OpenAICompatible):
         endpoint = Endpoint(
             config.url, config.connect_timeout, config.read_timeout, config.max_connections, config.tls_verify
         )
-        super().__init__(endpoint, Dialect(config.max_tokens, _grammar))
+        super().__init__(endpoint, Dialect(config.max_tokens, _grammar), tables.llama_by_name())
         self._api_token = config.api_token
 
     def key(self) -> str | None:

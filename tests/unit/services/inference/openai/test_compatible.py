@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from services.inference import texts
+from services.inference import tables, texts
 from services.inference.openai import request as body
 from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.http import Endpoint, Http
 from stackmesh import errors
 from stackmesh.common.v1 import content_pb2
 from stackmesh.inference.v1 import inference_service_pb2 as pb
+from stackmesh.providers import Wanted
 from tests.fakes.openai_server import (
     CUT,
     DONE,
@@ -54,7 +55,9 @@ class Provider(OpenAICompatible):
     def __init__(self, url: str, **endpoint: Any) -> None:
         settings = {"connect_timeout": 2.0, "read_timeout": 5.0, "max_connections": 16, "tls_verify": True}
         super().__init__(
-            Endpoint(url, **(settings | endpoint)), body.Dialect(None, lambda grammar: {"grammar": grammar})
+            Endpoint(url, **(settings | endpoint)),
+            body.Dialect(None, lambda grammar: {"grammar": grammar}),
+            tables.llama_by_name(),
         )
 
     def key(self) -> str | None:
@@ -496,10 +499,27 @@ async def test_the_key_goes_into_the_header_alone(provider: Provider, server: Op
 async def test_served_names_are_the_servers(provider: Provider, server: OpenAIServer) -> None:
     server.models = ["meta-llama/Llama-3.1-8B", "b"]
     assert await provider.list_served() == ["meta-llama/Llama-3.1-8B", "b"]
-    assert await provider.resolve("b") == "b"
-    with pytest.raises(errors.NotHosted, match=f"{server.host} does not serve 'c'.*meta-llama/Llama-3.1-8B"):
-        await provider.resolve("c")
+    assert await provider.resolve(Wanted(provider_resource_id="b")) == "b"
+    assert await provider.resolve(Wanted(provider_resource_id="Llama3.1-8B")) == "meta-llama/Llama-3.1-8B"
     assert len(server.asked("/v1/models")) == 1  # one listing answers them all
+    with pytest.raises(errors.NotHosted, match=f"{server.host} does not serve 'c'.*meta-llama/Llama-3.1-8B"):
+        await provider.resolve(Wanted(provider_resource_id="c"))
+
+
+async def test_a_model_that_was_pulled_since_the_last_listing_is_found(
+    provider: Provider, server: OpenAIServer
+) -> None:
+    server.models = ["a"]
+    await provider.list_served()
+    server.models = ["a", "pulled"]
+    assert await provider.resolve(Wanted(provider_resource_id="pulled")) == "pulled"
+
+
+async def test_many_who_ask_for_what_is_not_there_share_a_listing(provider: Provider, server: OpenAIServer) -> None:
+    wanted = Wanted(provider_resource_id="nowhere")
+    answers = await asyncio.gather(*(provider.resolve(wanted) for _ in range(50)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {errors.NotHosted}
+    assert len(server.asked("/v1/models")) <= 2
 
 
 async def test_names_that_cannot_be_registered_are_left_out(provider: Provider, server: OpenAIServer) -> None:
@@ -517,7 +537,9 @@ async def test_a_listing_of_another_form_is_internal(provider: Provider, server:
 async def test_a_listing_that_failed_is_not_asked_for_again_at_once(server: OpenAIServer) -> None:
     server.listing = streaming(STALL)
     async with asyncio.timeout(5), Provider(server.url, read_timeout=0.2) as provider:
-        answers = await asyncio.gather(*(provider.resolve("a") for _ in range(50)), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(provider.resolve(Wanted(provider_resource_id="a")) for _ in range(50)), return_exceptions=True
+        )
     assert {type(answer) for answer in answers} == {errors.BackendUnreachable}
     assert len(server.requests) == 1
 

@@ -16,9 +16,9 @@ from services.inference.providers.vllm import VLLM, VLLMConfig
 from stackmesh import calls
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, ProviderConfig, validate
-from stackmesh.errors import BackendUnauthenticated, InvalidProviderData
+from stackmesh.errors import BackendUnauthenticated, InvalidProviderData, NotHosted
 from stackmesh.inference.v1 import inference_service_pb2 as pb
-from stackmesh.providers import open_providers
+from stackmesh.providers import Wanted, open_providers
 from tests.fakes.openai_server import OpenAIServer
 
 OURS = "sk-server-0123456789"
@@ -189,3 +189,18 @@ async def test_a_grammar_is_a_structured_output(provider: VLLM, server: OpenAISe
 async def test_the_configured_max_tokens_is_sent(provider: VLLM, server: OpenAIServer) -> None:
     await provider.chat_completion(CHAT)
     assert server.last.body["max_tokens"] == 77
+
+
+# Names
+
+
+async def test_a_llama_model_is_found_by_all_its_names(provider: VLLM, server: OpenAIServer) -> None:
+    server.models = ["meta-llama/Llama-3.1-8B-Instruct", "Llama3.2-1B", "my-own"]
+    own = {
+        "Llama3.1-8B-Instruct": "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Llama-3.2-1B": "Llama3.2-1B",
+        "my-own": "my-own",
+    }
+    assert {name: await provider.resolve(Wanted(provider_resource_id=name)) for name in own} == own
+    with pytest.raises(NotHosted, match=r"'Llama3.1-70B-Instruct'; there are: .*Llama-3.1-8B-Instruct"):
+        await provider.resolve(Wanted(provider_resource_id="Llama3.1-70B-Instruct"))
