@@ -6,11 +6,12 @@ from contextlib import suppress
 from typing import Final
 
 from gateway import server
+from gateway.server import Gateway
 from stackmesh.config import Config
 from stackmesh.process import Process, run
 
 FIRST_SNAPSHOT_SECONDS: Final = 3.0
-"""How long to wait for the registry before saying that calls are answered, if only by UNAVAILABLE."""
+"""How long to wait for the registry before saying that calls are answered, be it from a file or by UNAVAILABLE."""
 
 
 async def serve(config: Config, process: Process) -> None:
@@ -18,11 +19,16 @@ async def serve(config: Config, process: Process) -> None:
     async with server.running(config) as gateway:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SNAPSHOT_SECONDS):
-                await gateway.view.changed(None)
-        reached = "" if gateway.view.snapshot is not None else ", without a registry yet"
-        process.notify.ready(f"gateway at {gateway.address}{reached}")
+                await gateway.told()
+        process.notify.ready(f"gateway at {gateway.address}{_how(gateway)}")
         await process.stopping.wait()
         await gateway.listener.leave()
+
+
+def _how(gateway: Gateway) -> str:
+    if gateway.view.snapshot is None:
+        return ", without a registry yet"
+    return "" if gateway.view.snapshot.saved_at is None else ", by its last good snapshot, without a registry yet"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from gateway.channels import EJECT_FIRST, EJECT_LIMIT, Channels, Upstream
-from gateway.director import Endpoint
+from gateway.snapshot import Endpoint
+from stackmesh.errors import ResourceExhausted
 
 
 class Balancer:
@@ -20,14 +21,20 @@ class Balancer:
     def pick(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint] = ()) -> Upstream | None:
         """The upstream for the next call, counted as in flight on it until `release`; None if all have been tried.
 
-        Ejected ones are used when there is no other.
+        Ejected ones are used when there is no other. Raises ResourceExhausted when no connection can be opened to any.
         """
         get = self._channels.get
         if tried:
             endpoints = [endpoint for endpoint in endpoints if endpoint not in tried]
         if not endpoints:
             return None
-        upstream = get(endpoints[0]) if len(endpoints) == 1 else self._least([get(e) for e in endpoints])
+        try:
+            upstream = get(endpoints[0]) if len(endpoints) == 1 else self._least([get(e) for e in endpoints])
+        except ResourceExhausted:
+            known = [found for e in endpoints if (found := self._channels.peek(e)) is not None]
+            if not known:
+                raise
+            upstream = self._least(known)
         self._picks += 1
         upstream.picked = self._picks
         upstream.requests_in_flight += 1

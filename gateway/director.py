@@ -6,26 +6,17 @@ decided once a snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from gateway.snapshot import ProviderKey, Resource, Snapshot
+from gateway.snapshot import Endpoint, Provider, Resource, Snapshot
 from stackmesh import headers, nearest
 from stackmesh.errors import NoInstance, NotServing, ResourceNotFound
 from stackmesh.names import check_resource_name
-from stackmesh.registry.v1 import resources_pb2 as pb
+from stackmesh.registry.v1 import resources_pb2 as rows
+from stackmesh.resources import api_word
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
-from stackmesh.serving import ServingState, hosted, judge, serves
-
-
-class Endpoint(NamedTuple):
-    """An instance and where it is reached."""
-
-    instance_id: str
-    """Empty for the registry, which is no instance."""
-    address: str
-
+from stackmesh.serving import ServingState, verdict
 
 Pairs = tuple[tuple[str, str], ...]
 """Metadata."""
@@ -65,14 +56,22 @@ def direct(method: Method, name: str, snapshot: Snapshot) -> Target:
     return target
 
 
-def served_names(kind: ResourceType.ValueType, snapshot: Snapshot) -> list[str]:
+def served_names(kind: ResourceType.ValueType, snapshot: Snapshot) -> Collection[str]:
     """The identifiers of a type that can be called now."""
     key = ("served", kind)
     if key not in snapshot.memo:
-        serving = _Serving(snapshot)
-        known = snapshot.resources(kind).values()
-        snapshot.memo[key] = [r.identifier for r in known if serving.serves(HOSTED_BY[kind], r)]
+        known = snapshot.resources(kind).items()
+        snapshot.memo[key] = [name for name, resource in known if served_by(kind, resource, snapshot)]
     return snapshot.memo[key]
+
+
+def served_by(kind: ResourceType.ValueType, resource: Resource, snapshot: Snapshot) -> tuple[Endpoint, ...]:
+    """Who serves a resource of a type now."""
+    key, name = (HOSTED_BY[kind], resource.provider_id), resource.provider_resource_id
+    provider = snapshot.providers.get(key)
+    if provider is None or resource.pending_reason or name not in provider.served:
+        return ()
+    return tuple([host.endpoint for host in snapshot.hosts(key) if name not in host.not_served])
 
 
 def type_word(kind: ResourceType.ValueType) -> str:
@@ -88,51 +87,46 @@ def _of_resource(method: Method, kind: ResourceType.ValueType, name: str, snapsh
         word = type_word(kind)
         named = {"resource_type": word, "resource": name[:100]}
         raise ResourceNotFound(f"no {word} is called {name!r}; served now, {hint}", metadata=named)
-    provider = snapshot.providers.get((HOSTED_BY[kind], resource.provider_id))
-    endpoints = tuple(_serving(provider, resource, snapshot)) if provider is not None else ()
-    if provider is None or not endpoints:
-        raise _not_serving(kind, resource, provider, snapshot)
+    endpoints = served_by(kind, resource, snapshot)
+    if not endpoints:
+        raise _not_serving(kind, name, resource, snapshot)
+    provider = snapshot.providers[HOSTED_BY[kind], resource.provider_id]
     return _target(provider, endpoints, snapshot.revision, resource.provider_resource_id, name)
 
 
-def _serving(provider: pb.Provider, resource: Resource, snapshot: Snapshot) -> Iterator[Endpoint]:
-    if resource.pending_reason:
-        return
-    for instance in snapshot.instances.values():
-        if serves(provider, instance, resource.provider_resource_id):
-            yield Endpoint(instance.instance_id, instance.address)
-
-
 def _not_serving(
-    kind: ResourceType.ValueType, resource: Resource, provider: pb.Provider | None, snapshot: Snapshot
+    kind: ResourceType.ValueType, name: str, resource: Resource, snapshot: Snapshot
 ) -> NotServing | NoInstance:
-    state, reason = judge(resource, provider, snapshot.instances.values())
-    hosts = provider is not None and any(hosted(provider, i) is not None for i in snapshot.instances.values())
+    key = (HOSTED_BY[kind], resource.provider_id)
+    provider, hosts = snapshot.providers.get(key), snapshot.hosts(key)
+    state, reason = verdict(resource, provider, hosts)
     pending = state == ServingState.SERVING_STATE_PENDING
     error = NotServing if hosts or pending or provider is None else NoInstance
-    hint = nearest.hint(resource.identifier, served_names(kind, snapshot))
+    hint = nearest.hint(name, served_names(kind, snapshot))
     return error(
-        f"{type_word(kind)} {resource.identifier!r} is registered but not served now: {reason}; served now, {hint}",
-        metadata={"resource_type": type_word(kind), "resource": resource.identifier[:100]},
+        f"{type_word(kind)} {name!r} is registered but not served now: {reason}; served now, {hint}",
+        metadata={"resource_type": type_word(kind), "resource": name[:100]},
     )
 
 
 def _of_api(api: Api.ValueType, snapshot: Snapshot) -> Target:
-    word = Api.Name(api).removeprefix("API_").lower()
-    known = [provider for (its_api, _), provider in snapshot.providers.items() if its_api == api]
+    word = api_word(api)
+    known = [(key, provider) for key, provider in snapshot.providers.items() if key[0] == api]
     if not known:
         raise NoInstance(f"the mesh has no {word} provider")
-    provider = min(known, key=lambda p: (p.source != pb.SOURCE_CONFIG, p.position, p.provider_id))
-    endpoints = tuple(
-        Endpoint(i.instance_id, i.address) for i in snapshot.instances.values() if hosted(provider, i) is not None
-    )
+    key, provider = min(known, key=lambda known: _rank(known[1].row))
+    endpoints = tuple([host.endpoint for host in snapshot.hosts(key)])
     if not endpoints:
         raise NoInstance(f"no instance of {provider.provider_id}, the default {word} provider, is running")
     return _target(provider, endpoints, snapshot.revision)
 
 
+def _rank(row: rows.Provider) -> tuple[bool, int, str]:
+    return row.source != rows.SOURCE_CONFIG, row.position, row.provider_id
+
+
 def _target(
-    provider: pb.Provider,
+    provider: Provider,
     endpoints: tuple[Endpoint, ...],
     revision: int,
     provider_resource_id: str = "",
@@ -146,27 +140,10 @@ def _target(
     return Target(
         endpoints,
         provider.provider_id,
-        provider.provider_type,
+        provider.row.provider_type,
         provider_resource_id,
         resource,
         revision,
         routed=tuple((key, value) for key, value in pairs if value),
         answered=((headers.REVISION, str(revision)),),
     )
-
-
-class _Serving:
-    """As `stackmesh.serving.serves`, for every resource at once: sets instead of searches."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._served = {key: set(provider.served) for key, provider in snapshot.providers.items()}
-        self._exceptions: dict[ProviderKey, list[set[str]]] = {}
-        for instance in snapshot.instances.values():
-            for entry in instance.providers:
-                self._exceptions.setdefault((entry.api, entry.provider_id), []).append(set(entry.not_served))
-
-    def serves(self, api: Api.ValueType, resource: Resource) -> bool:
-        key, name = (api, resource.provider_id), resource.provider_resource_id
-        if resource.pending_reason or name not in self._served.get(key, ()):
-            return False
-        return any(name not in exceptions for exceptions in self._exceptions.get(key, ()))

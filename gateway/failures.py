@@ -10,6 +10,8 @@ from typing import Final
 
 import grpc
 
+from stackmesh.errors import WrongInstance, from_rpc_error
+
 _NOT_CONNECTED: Final = "failed to connect to all addresses"
 _REFUSED: Final = "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))"
 _AFTER_GOAWAY: Final = "Stream removed (GOAWAY received"  # the peer named a last stream, and ours came later
@@ -34,6 +36,11 @@ def unprocessed(error: grpc.aio.AioRpcError, channel: grpc.aio.Channel) -> bool:
     if details.startswith(_NOT_CONNECTED):  # on a ready channel it is a peer that speaks of a backend of its own
         return channel.get_state() is not grpc.ChannelConnectivity.READY
     return details.startswith((_REFUSED, _AFTER_GOAWAY))
+
+
+def stranger(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another process than the instance has its address now. It has processed nothing of the call."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and isinstance(from_rpc_error(error), WrongInstance)
 
 
 def timed_out(error: grpc.aio.AioRpcError) -> bool:

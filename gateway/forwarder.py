@@ -127,11 +127,17 @@ class Forwarder:
 async def _relay(tries: Tries, call: Any, context: Any) -> None:
     """Pass the answers on, one by one. Raises AioRpcError when they end in a failure."""
     initial = await call.initial_metadata()
-    if not call.done() or await call.code() is _OK:
-        await tries.answer(initial)
     read, write = call.read, context.write
-    while (message := await read()) is not _EOF:
+    if initial or tries.spent:
+        if not call.done() or await call.code() is _OK:
+            await tries.answer(initial)
+        message = await read()
+    else:  # an answer begins like this, its first message with it; so does a refusal, after which others are tried
+        message = await read()
+        await tries.answer(initial)
+    while message is not _EOF:
         await write(message)
+        message = await read()
     tries.end(await call.trailing_metadata())
 
 

@@ -23,8 +23,8 @@ def serving(methods: Iterable[Method], snapshot: Snapshot | None) -> Mapping[str
 
 
 def _apis(snapshot: Snapshot) -> frozenset[Api.ValueType]:
-    hosted = (entry for instance in snapshot.instances.values() for entry in instance.providers)
-    return frozenset(entry.api for entry in hosted if not entry.problem)
+    known = snapshot.by_provider.items()
+    return frozenset(api for (api, _), hosts in known if any(not host.problem for host in hosts.values()))
 
 
 async def keep_true(listener: Listener, methods: Iterable[Method], view: SnapshotView) -> None:

@@ -8,7 +8,7 @@ import bisect
 import hashlib
 import platform
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,32 +16,23 @@ from google.protobuf.duration_pb2 import Duration
 import stackmesh
 from gateway.balancer import Balancer
 from gateway.channels import Channels
-from gateway.director import Endpoint
+from gateway.director import served_by
 from gateway.health import serving
-from gateway.snapshot import Resource, Snapshot, SnapshotView
+from gateway.snapshot import ProviderKey, Resource, Snapshot, SnapshotView
+from gateway.standing import Standing
 from stackmesh.errors import InvalidField, InvalidPageToken
 from stackmesh.inspect.v1 import inspect_service_pb2 as pb
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceServicer
-from stackmesh.registry.v1 import resources_pb2
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
-from stackmesh.serving import hosted, judge, serves
+from stackmesh.serving import verdict
 
 _DEFAULT_PAGE: Final = 100
 _MOST: Final = 1000
+_MOST_PROBLEMS: Final = 50
 _SEAL_BYTES: Final = 12
 
 RouteKey = tuple[ResourceType.ValueType, str]
 """Resource type and identifier: the order of the routes."""
-
-
-class Freshness(Protocol):
-    """How up to date the snapshot is. The reflector is one."""
-
-    @property
-    def age(self) -> float: ...
-
-    @property
-    def stale(self) -> bool: ...
 
 
 class InspectService(InspectServiceServicer):
@@ -53,23 +44,20 @@ class InspectService(InspectServiceServicer):
         view: SnapshotView,
         channels: Channels,
         balancer: Balancer,
-        freshness: Freshness,
+        standing: Standing,
     ) -> None:
         self._methods = methods
         self._view = view
         self._channels = channels
         self._balancer = balancer
-        self._freshness = freshness
+        self._standing = standing
 
     async def ListProviders(self, request: pb.ListProvidersRequest, context: Any) -> pb.ListProvidersResponse:
         snapshot = self._snapshot
         wanted = [key for key in sorted(snapshot.providers) if request.api in (0, key[0])]
         return pb.ListProvidersResponse(
             providers=[
-                pb.ProviderInfo(
-                    provider=snapshot.providers[key],
-                    instances=self._instances(snapshot.providers[key], snapshot),
-                )
+                pb.ProviderInfo(provider=snapshot.providers[key].whole, instances=self._instances(key, snapshot))
                 for key in wanted
             ]
         )
@@ -91,9 +79,9 @@ class InspectService(InspectServiceServicer):
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
         types: dict[Api.ValueType, set[str]] = {}
-        for (api, _), provider in self._snapshot.providers.items():
-            if any(hosted(provider, instance) is not None for instance in self._snapshot.instances.values()):
-                types.setdefault(api, set()).add(provider.provider_type)
+        for key, provider in self._snapshot.providers.items():
+            if self._snapshot.hosts(key):
+                types.setdefault(key[0], set()).add(provider.row.provider_type)
         return pb.ListMethodsResponse(
             methods=[
                 pb.MethodInfo(path=path, route=method.route, provider_types=sorted(types.get(method.api, ())))
@@ -103,17 +91,19 @@ class InspectService(InspectServiceServicer):
 
     async def GetHealth(self, request: pb.GetHealthRequest, context: Any) -> pb.GetHealthResponse:
         snapshot = self._view.snapshot
-        problems = list(self._problems(snapshot))
+        problems = _first(list(self._problems(snapshot)))
         status = pb.HEALTH_STATUS_OK if not problems else pb.HEALTH_STATUS_DEGRADED
         response = pb.GetHealthResponse(
             status=status if snapshot is not None else pb.HEALTH_STATUS_UNAVAILABLE,
-            snapshot_stale=self._freshness.stale,
+            snapshot_stale=self._standing.stale,
+            snapshot_from_file=self._standing.from_file,
             problems=problems,
         )
         if snapshot is not None:
             age = Duration()
-            age.FromMilliseconds(int(self._freshness.age * 1000))
+            age.FromMilliseconds(int(self._standing.age * 1000))
             response.snapshot_revision = snapshot.revision
+            response.store_id = snapshot.store_id
             response.snapshot_age.CopyFrom(age)
         return response
 
@@ -125,16 +115,13 @@ class InspectService(InspectServiceServicer):
     def _snapshot(self) -> Snapshot:
         return self._view.snapshot or Snapshot()
 
-    def _instances(self, provider: resources_pb2.Provider, snapshot: Snapshot) -> Iterator[pb.InstanceInfo]:
-        for instance in snapshot.instances.values():
-            entry = hosted(provider, instance)
-            if entry is None:
-                continue
-            upstream = self._channels.peek(Endpoint(instance.instance_id, instance.address))
+    def _instances(self, key: ProviderKey, snapshot: Snapshot) -> Iterator[pb.InstanceInfo]:
+        for host in snapshot.hosts(key):
+            upstream = self._channels.peek(host.endpoint)
             yield pb.InstanceInfo(
-                instance_id=instance.instance_id,
-                address=instance.address,
-                problem=entry.problem,
+                instance_id=host.endpoint.instance_id,
+                address=host.endpoint.address,
+                problem=host.problem,
                 requests_in_flight=upstream.requests_in_flight if upstream is not None else 0,
                 ejected=upstream is not None and self._balancer.ejected(upstream),
             )
@@ -143,17 +130,25 @@ class InspectService(InspectServiceServicer):
         if snapshot is None:
             yield "the registry has not been reached yet"
             return
-        if self._freshness.stale:
-            yield f"the registry has been silent for {self._freshness.age:.0f} s; routing goes on from what was known"
-        for _, provider in sorted(snapshot.providers.items()):
-            entries = [hosted(provider, instance) for instance in snapshot.instances.values()]
-            hosts = [entry for entry in entries if entry is not None]
-            if not hosts:
-                yield f"no instance of the provider {provider.provider_id} is running"
-            elif all(entry.problem for entry in hosts):
-                yield f"provider {provider.provider_id}: {hosts[0].problem}"
+        if self._standing.from_file:
+            yield "the registry has not been reached yet; routing goes by the last good snapshot of an earlier process"
+        elif self._standing.stale:
+            yield f"the registry has been silent for {self._standing.age:.0f} s; routing goes on from what was known"
+        if short := self._channels.shortage(snapshot):
+            yield short
+        for key in sorted(snapshot.providers):
+            problems = [host.problem for host in snapshot.hosts(key)]
+            if not problems:
+                yield f"no instance of the provider {key[1]} is running"
+            elif all(problems):
+                yield f"provider {key[1]}: {problems[0]}"
         unserved = [name for name, good in serving(self._methods.values(), snapshot).items() if not good]
         yield from (f"nothing serves {name} now" for name in unserved)
+
+
+def _first(problems: list[str]) -> list[str]:
+    further = len(problems) - _MOST_PROBLEMS
+    return problems if further <= 0 else [*problems[:_MOST_PROBLEMS], f"and {further} more"]
 
 
 def _route_keys(snapshot: Snapshot) -> list[RouteKey]:
@@ -166,21 +161,16 @@ def _route_keys(snapshot: Snapshot) -> list[RouteKey]:
 def _route(key: RouteKey, snapshot: Snapshot) -> pb.RouteInfo:
     kind, identifier = key
     resource: Resource = snapshot.resources(kind)[identifier]
-    provider = snapshot.providers.get((HOSTED_BY[kind], resource.provider_id))
-    instances = snapshot.instances.values()
-    state, reason = judge(resource, provider, instances)
-    serving_now = state == resources_pb2.SERVING_STATE_SERVING
+    provider_key = HOSTED_BY[kind], resource.provider_id
+    provider = snapshot.providers.get(provider_key)
+    state, reason = verdict(resource, provider, snapshot.hosts(provider_key))
     return pb.RouteInfo(
         resource_type=kind,
-        identifier=resource.identifier,
+        identifier=identifier,
         provider_id=resource.provider_id,
-        provider_type=provider.provider_type if provider is not None else "",
+        provider_type=provider.row.provider_type if provider is not None else "",
         provider_resource_id=resource.provider_resource_id,
-        addresses=[
-            i.address
-            for i in instances
-            if serving_now and provider is not None and serves(provider, i, resource.provider_resource_id)
-        ],
+        addresses=[endpoint.address for endpoint in served_by(kind, resource, snapshot)],
         serving_state=state,
         serving_reason=reason,
     )

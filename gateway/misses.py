@@ -1,7 +1,7 @@
 """A name the snapshot does not know is settled by the registry itself, so that what was registered is found at once.
 
-The store's current revision is read, and the call waits until the snapshot has reached it. However many calls wait,
-one read is in flight; a read settles only the misses that came before it was sent.
+The store's current revision is read, and the call waits until the snapshot has reached it; if the store is another one,
+until it has been listed anew. However many calls wait, one read is in flight.
 """
 
 from __future__ import annotations
@@ -13,52 +13,41 @@ from typing import Final
 import grpc
 
 from stackmesh.errors import RegistryUnreachable
+from stackmesh.shared_read import SharedRead
 
 LIMIT: Final = 3.0
 """Seconds a miss waits at most."""
 
+Position = tuple[int, str]
+"""A revision, and the store it belongs to."""
+
 
 class Misses:
-    """`read` asks the registry for its revision; `reached` waits until the snapshot holds one."""
+    """`read` asks the registry where it is; `reached` waits until the snapshot is there."""
 
-    def __init__(self, read: Callable[[], Awaitable[int]], reached: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(self, read: Callable[[], Awaitable[Position]], reached: Callable[[int, str], Awaitable[None]]) -> None:
         self._read = read
         self._reached = reached
-        self._waiting: list[asyncio.Future[int]] = []
-        self._asked = asyncio.Event()
+        self._position = SharedRead(self._ask)
 
     async def settle(self, within: float) -> None:
         """Wait until the snapshot holds every write that was acknowledged before this call.
 
         Raises RegistryUnreachable when that cannot be known within `within` seconds or LIMIT.
         """
-        settled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(settled)
-        self._asked.set()
         try:
             async with asyncio.timeout(min(within, LIMIT)):
-                await self._reached(await settled)
+                await self._reached(*await self._position.get())
         except TimeoutError:
             raise RegistryUnreachable("the name is not known here, and the registry did not say in time") from None
 
     async def run(self) -> None:
         """Read for those who wait, for ever."""
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            waiting, self._waiting = self._waiting, []
-            try:
-                async with asyncio.timeout(LIMIT):
-                    revision = await self._read()
-            except (grpc.aio.AioRpcError, TimeoutError):
-                _give_up(waiting)
-            else:
-                for settled in waiting:
-                    if not settled.done():
-                        settled.set_result(revision)
+        await self._position.run()
 
-
-def _give_up(waiting: list[asyncio.Future[int]]) -> None:
-    for settled in waiting:
-        if not settled.done():
-            settled.set_exception(RegistryUnreachable("the name is not known here, and the registry cannot be reached"))
+    async def _ask(self) -> Position:
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await self._read()
+        except (grpc.aio.AioRpcError, TimeoutError):
+            raise RegistryUnreachable("the name is not known here, and the registry cannot be reached") from None

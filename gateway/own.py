@@ -1,6 +1,6 @@
 """The methods the gateway answers itself: Inspect and reflection. Health is the listener's.
 
-They bring their own interceptor, so that the data plane has none.
+They bring their errors decided, so that the data plane has none.
 """
 
 from __future__ import annotations
@@ -15,36 +15,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from gateway.inspect import InspectService
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import add_InspectServiceServicer_to_server
-from stackmesh.interceptors import Errors
+from stackmesh.interceptors import Decided, Errors
 from stackmesh.routes import Method, descriptors
 
 # The type stubs know the synchronous servicer only.
 _ReflectionServicer: Any = cast("Any", reflection).aio.ReflectionServicer
 _add_reflection: Any = cast("Any", reflection_pb2_grpc).add_ServerReflectionServicer_to_server
-
-
-class Decided:
-    """Takes services for a server, each of their handlers inside `errors`."""
-
-    def __init__(self, server: grpc.aio.Server, errors: Errors) -> None:
-        self._server = server
-        self._errors = errors
-
-    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        self._server.add_generic_rpc_handlers(tuple(_Guarded(handler, self._errors) for handler in handlers))
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """The generic handlers do."""
-
-
-class _Guarded(grpc.GenericRpcHandler):
-    def __init__(self, inner: grpc.GenericRpcHandler, errors: Errors) -> None:
-        self._inner = inner
-        self._errors = errors
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        handler = self._inner.service(handler_call_details)
-        return handler and self._errors.guard(handler, handler_call_details)
 
 
 def add_inspect(service: InspectService, server: grpc.aio.Server) -> None:
@@ -55,7 +31,7 @@ def add_inspect(service: InspectService, server: grpc.aio.Server) -> None:
 def add_reflection(methods: Iterable[Method], descriptor_set: bytes, server: grpc.aio.Server) -> None:
     """Reflection of the services that can be reached here, and of health."""
     names = {method.service for method in methods} | {health.SERVICE_NAME, reflection.SERVICE_NAME}
-    _add_reflection(_ReflectionServicer(names, pool=_pool(descriptor_set)), server)
+    _add_reflection(_ReflectionServicer(names, pool=_pool(descriptor_set)), Decided(server, Errors()))
 
 
 def _pool(descriptor_set: bytes) -> DescriptorPool:

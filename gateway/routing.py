@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final, Protocol
 
-from gateway.director import Endpoint, Target, direct
+from gateway.director import Target, direct
 from gateway.misses import Misses
-from gateway.snapshot import SnapshotView
+from gateway.snapshot import Endpoint, SnapshotView
 from stackmesh.errors import BackendUnreachable, RegistryUnreachable, Unavailable
 from stackmesh.routes import Method
 
@@ -16,6 +17,8 @@ class Routing(Protocol):
 
     unreachable: type[Unavailable]
     """What it means when the endpoint of a call cannot be reached."""
+    repeats_within: float
+    """Seconds from its start within which an idempotent call that was answered UNAVAILABLE is repeated elsewhere."""
 
     def target(self, method: Method, name: str) -> Target:
         """The target as far as is known. Raises what the director raises, or RegistryUnreachable."""
@@ -30,6 +33,7 @@ class ByName:
     """To the instances that serve what is named."""
 
     unreachable: type[Unavailable] = BackendUnreachable
+    repeats_within: float = math.inf
 
     def __init__(self, view: SnapshotView, misses: Misses) -> None:
         self._view = view
@@ -49,9 +53,12 @@ class ToRegistry:
     """To the registry, whatever the snapshot says."""
 
     unreachable: type[Unavailable] = RegistryUnreachable
+    repeats_within: float = 0.4
+    """A replica that took longer has waited for its store, and the others have the same; callers hear within 3 s."""
 
-    def __init__(self, address: str) -> None:
-        self._target: Final = Target((Endpoint("", address),))
+    def __init__(self, addresses: str) -> None:
+        """`registry.address` of the configuration: any of its replicas will do."""
+        self._target: Final = Target(tuple(Endpoint("", address) for address in addresses.split(",")))
 
     def target(self, method: Method, name: str) -> Target:
         return self._target

@@ -11,19 +11,24 @@ import grpc
 from gateway import health, own
 from gateway.balancer import Balancer
 from gateway.channels import Channels
+from gateway.gauges import gauges
+from gateway.grace import Grace
 from gateway.inspect import InspectService
-from gateway.misses import LIMIT, Misses
+from gateway.last_good import LastGood
+from gateway.misses import LIMIT, Misses, Position
 from gateway.proxy import Proxy
 from gateway.routing import ByName, ToRegistry
 from gateway.snapshot import SnapshotView
+from gateway.standing import Standing
 from stackmesh import routes
 from stackmesh.config import Config
-from stackmesh.reflector import Reflector
+from stackmesh.metrics import exposing
+from stackmesh.reflector import Reflector, RegistrySource
 from stackmesh.registry.v1.watch_service_pb2 import GetRevisionRequest
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.server import Listener, listening
 from stackmesh.tasks import background
-from stackmesh.transport import PUBLIC_LISTENER, internal_channel
+from stackmesh.transport import PUBLIC_LISTENER, registry_channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,17 @@ class Gateway:
         """`host:port`, with the real port."""
         return self.listener.address
 
+    async def told(self) -> None:
+        """Wait until the registry itself has told what there is."""
+        snapshot = self.view.snapshot
+        while snapshot is None or snapshot.saved_at is not None:
+            snapshot = await self.view.changed(snapshot)
+
 
 @asynccontextmanager
 async def running(config: Config, *, descriptor_set: bytes | None = None) -> AsyncGenerator[Gateway]:
-    """The whole process. It waits for nothing: without a registry it listens, says NOT_SERVING, and goes on trying.
+    """The whole process. It waits for nothing: without a registry it routes by its last good snapshot, or says
+    NOT_SERVING, and goes on trying.
 
     `descriptor_set` holds every method and how it is routed; by default the mesh's own.
     """
@@ -49,8 +61,14 @@ async def running(config: Config, *, descriptor_set: bytes | None = None) -> Asy
     methods = routes.load(descriptor_set)
     view = SnapshotView()
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(internal_channel(config.registry.address))
-        reflector = Reflector(registry, view)
+        if config.gateway.snapshot_file is not None:
+            last_good = LastGood(config.gateway.snapshot_file, config.registry.address)
+            last_good.load(view)
+            await stack.enter_async_context(last_good.kept(view))
+        registry = await stack.enter_async_context(registry_channel(config.registry.address))
+        grace = Grace(view, lambda: reflector)
+        reflector = Reflector(RegistrySource(registry, bare=True), grace)
+        standing = Standing(view, reflector)
         misses = _misses(registry, reflector)
         channels = await stack.enter_async_context(Channels())
         balancer = Balancer(channels)
@@ -59,13 +77,14 @@ async def running(config: Config, *, descriptor_set: bytes | None = None) -> Asy
 
         def add_services(server: grpc.aio.Server) -> None:
             server.add_generic_rpc_handlers((proxy,))  # first: it is asked about every call
-            own.add_inspect(InspectService(methods, view, channels, balancer, reflector), server)
+            own.add_inspect(InspectService(methods, view, channels, balancer, standing), server)
             own.add_reflection(methods.values(), descriptor_set, server)
 
         for work, name in (
             (channels.close_idle(), "close channels"),
             (channels.follow(view), "follow the instances"),
             (misses.run(), "settle misses"),
+            (grace.run(), "let go of lost instances"),
             (reflector.run(), "reflect the registry"),
         ):
             await stack.enter_async_context(background(work, name))
@@ -73,13 +92,16 @@ async def running(config: Config, *, descriptor_set: bytes | None = None) -> Asy
             listening(config.gateway.address, options=PUBLIC_LISTENER, add_services=add_services)
         )
         await stack.enter_async_context(background(health.keep_true(listener, methods.values(), view), "tell health"))
+        if config.gateway.metrics_address is not None:
+            await stack.enter_async_context(exposing(config.gateway.metrics_address, gauges(view, standing)))
         yield Gateway(listener, view)
 
 
 def _misses(registry: grpc.aio.Channel, reflector: Reflector) -> Misses:
     stub = WatchServiceStub(registry)
 
-    async def read() -> int:
-        return (await stub.GetRevision(GetRevisionRequest(), timeout=LIMIT)).revision
+    async def read() -> Position:
+        answer = await stub.GetRevision(GetRevisionRequest(), timeout=LIMIT)
+        return answer.revision, answer.store_id
 
     return Misses(read, reflector.reached)

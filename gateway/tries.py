@@ -2,7 +2,7 @@
 
 A call is tried elsewhere only if it was never processed, or if its method is idempotent; only before anything of an
 answer was seen; only before a stream of requests was begun, for what was read of it is gone; at most FURTHER_TRIES
-times, within its deadline.
+times, within its deadline; and what was answered UNAVAILABLE only for as long as its routing says.
 
 Every line that a good call passes counts: between two calls the processor's caches have forgotten them all.
 """
@@ -19,9 +19,10 @@ import grpc
 from gateway import failures, metadata
 from gateway.balancer import Balancer
 from gateway.channels import Upstream
-from gateway.director import Endpoint, Target
+from gateway.director import Target
 from gateway.metadata import Pair
 from gateway.routing import Routing
+from gateway.snapshot import Endpoint
 from stackmesh.errors import NotFound, Timeout, Unavailable
 from stackmesh.routes import Method
 
@@ -43,7 +44,7 @@ class Tries:
     """The tries of one call. `with await tries.next(name):` is one of them; leaving the block ends it upstream."""
 
     __slots__ = (
-        "_call", "_context", "_forwarded", "_imposed", "_target", "_tried", "_until", "_upstream", "_way",
+        "_began", "_call", "_context", "_forwarded", "_imposed", "_target", "_tried", "_until", "_upstream", "_way",
         "answered", "route", "spent",
     )  # fmt: skip
     _call: Any
@@ -57,7 +58,8 @@ class Tries:
         self._forwarded, self.route = metadata.read(context.invocation_metadata())
         timeout = context.time_remaining()
         self._imposed = timeout is None
-        self._until = monotonic() + (way.limit if timeout is None else timeout)
+        self._began = monotonic()
+        self._until = self._began + (way.limit if timeout is None else timeout)
         self._tried: tuple[Endpoint, ...] = ()
         self.answered = False
         """Whether initial metadata has gone to the client, so that there is no other try."""
@@ -95,7 +97,7 @@ class Tries:
         self._call = call = self._upstream.callable(self._way.method)(
             *request,
             timeout=self._until - monotonic(),
-            metadata=(*self._forwarded, *self._target.routed),
+            metadata=(*self._forwarded, *self._target.routed, *self._upstream.bound),
         )
         return call
 
@@ -125,10 +127,12 @@ class Tries:
 
     async def fail(self, error: grpc.aio.AioRpcError) -> None:
         """Returns if there shall be another try. Else it passes the upstream's status on, or raises what it means."""
-        lost = failures.lost(error)
+        # The registry's own calls are bound to none, so it speaks of somebody else.
+        stranger = bool(self._upstream.bound) and failures.stranger(error)
+        lost = stranger or failures.lost(error)
         if lost:
             self._way.balancer.failed(self._upstream)
-        if not self.answered and not self.spent and self._again(error):
+        if not self.answered and not self.spent and self._again(error, unprocessed=stranger):
             return
         if lost:
             raise self._unreachable(self._upstream.endpoint) from None
@@ -138,10 +142,16 @@ class Tries:
             await self.answer(tuple(error.initial_metadata()))
         await self._context.abort(error.code(), error.details() or "", self._trailers(error.trailing_metadata()))
 
-    def _again(self, error: grpc.aio.AioRpcError) -> bool:
+    def _again(self, error: grpc.aio.AioRpcError, *, unprocessed: bool) -> bool:
         """Whether a failed try that has answered nothing is followed by another one."""
-        safe = failures.unprocessed(error, self._upstream.channel) or (
-            self._way.method.idempotent and error.code() is grpc.StatusCode.UNAVAILABLE
+        safe = (
+            unprocessed
+            or failures.unprocessed(error, self._upstream.channel)
+            or (
+                self._way.method.idempotent
+                and error.code() is grpc.StatusCode.UNAVAILABLE
+                and monotonic() - self._began <= self._way.routing.repeats_within
+            )
         )
         if not safe or len(self._tried) >= FURTHER_TRIES or self.remaining() <= 0:
             return False

@@ -55,8 +55,10 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def configuration(registry: str, **more: object) -> Config:
-    tree = {"version": 1, "registry": {"address": registry}, "gateway": {"address": "127.0.0.1:0"}, **more}
+def configuration(registry: str, *, snapshot_file: object = None, **more: object) -> Config:
+    file = None if snapshot_file is None else str(snapshot_file)
+    gateway = {"address": "127.0.0.1:0", "snapshot_file": file}
+    tree = {"version": 1, "registry": {"address": registry}, "gateway": gateway, **more}
     return parse(yaml.safe_dump(tree), {}, "the test's mesh")
 
 

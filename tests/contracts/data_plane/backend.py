@@ -21,6 +21,7 @@ from stackmesh.errors import NotHosted
 from stackmesh.hosting import HostedProviders, Hosting
 from stackmesh.interceptors import Errors, Routed
 from stackmesh.provider.v1.provider_service_pb2_grpc import add_ProviderServiceServicer_to_server
+from stackmesh.providers import Wanted
 from stackmesh.routes import Api
 from stackmesh.server import Listener, listening
 from stackmesh.transport import INTERNAL_LISTENER, Options, internal_channel
@@ -75,10 +76,15 @@ class Fixed:
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
-    async def resolve(self, name: str) -> str:
+    async def resolve(self, wanted: Wanted) -> str:
+        name = wanted.provider_resource_id
         if name not in self._served:
             raise NotHosted(f"there is no {name!r} here")
         return name
+
+    async def load(self, wanted: Wanted) -> None: ...
+
+    async def unload(self, provider_resource_id: str) -> None: ...
 
     async def list_served(self) -> Sequence[str]:
         return self._served
@@ -93,6 +99,7 @@ class Backend:
         providers: Mapping[str, Sequence[str]],
         *,
         notice: Callable[[Seen], None] = lambda _: None,
+        routed: type[Routed] = Routed,
     ) -> None:
         self.instance_id = instance_id
         self.address = ""
@@ -100,6 +107,7 @@ class Backend:
         self.released = asyncio.Event()
         """Set by a test to let held streams go on."""
         self._notice = notice
+        self._routed = routed
         self._providers = {provider_id: Fixed(served) for provider_id, served in providers.items()}
 
     def of(self, call_id: str) -> list[Seen]:
@@ -132,7 +140,7 @@ class Backend:
             "127.0.0.1:0",
             options=_LISTENER,
             add_services=add_services,
-            interceptors=(Errors(), Routed(routes.load(api.descriptor_set()))),
+            interceptors=(Errors(), self._routed(routes.load(api.descriptor_set()), self.instance_id)),
             drain_seconds=drain_seconds,
         ) as listener:
             yield listener

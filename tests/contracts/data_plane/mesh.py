@@ -145,6 +145,7 @@ def configuration(folder: Path) -> Config:
         },
         "gateway": {
             "address": gateway,
+            "snapshot_file": str(folder / "gateway.snapshot"),
             "unary_timeout": UNARY_TIMEOUT,
             "stream_timeout": STREAM_TIMEOUT,
         },

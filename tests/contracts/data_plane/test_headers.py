@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from stackmesh.headers import (
+    INSTANCE_ID,
     PROVIDER_DATA,
     PROVIDER_DATA_ALIASES,
     PROVIDER_DATA_LIMIT,
@@ -34,8 +35,8 @@ async def check_spoofed_headers(mesh: Mesh) -> None:
     call_id, metadata = called(*((key, value) for key in ROUTED for value in ("intruder", PAIR, "intruder")))
     await mesh.client.unary(api.request(MODEL), metadata=metadata)
     seen = await mesh.seen(call_id)
-    assert [seen.values(key) for key in ROUTED] == [[PROVIDER], [PROVIDER_MODEL], [MODEL]]
-    assert (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE) == ROUTED
+    assert [seen.values(key) for key in ROUTED] == [[PROVIDER], [PROVIDER_MODEL], [MODEL], ["alpha"]]
+    assert (PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE, INSTANCE_ID) == ROUTED
 
 
 async def test_spoofed_headers_are_removed(mesh: Mesh):
@@ -60,7 +61,7 @@ async def test_binary_twins_mean_nothing(mesh: Mesh, key: str):
     call_id, metadata = called((key, b"intruder"))
     await mesh.client.unary(api.request(MODEL), metadata=metadata)
     seen = await mesh.seen(call_id)
-    assert [seen.values(key) for key in ROUTED] == [[PROVIDER], [PROVIDER_MODEL], [MODEL]]
+    assert [seen.values(key) for key in ROUTED] == [[PROVIDER], [PROVIDER_MODEL], [MODEL], ["alpha"]]
 
 
 async def test_correlation_is_made_where_absent(mesh: Mesh):

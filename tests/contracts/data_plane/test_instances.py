@@ -13,11 +13,17 @@ from typing import Any
 import grpc
 import pytest
 
+from stackmesh import headers
+from stackmesh.announcer import Announcer, announced
 from stackmesh.inspect.v1 import inspect_service_pb2
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
+from stackmesh.interceptors import Routed
 from stackmesh.ports import free_port
+from stackmesh.registry.v1.announce_service_pb2 import ServedReport
+from stackmesh.routes import Api
+from stackmesh.transport import internal_channel
 from tests.contracts.data_plane import conformance as api
-from tests.contracts.data_plane.backend import Backend
+from tests.contracts.data_plane.backend import PROVIDER_TYPE, Backend
 from tests.contracts.data_plane.mesh import Doomed, Mesh, called, channel, until_answered
 from tests.contracts.data_plane.plane import MODEL
 from tests.contracts.data_plane.processes import started
@@ -264,3 +270,93 @@ async def test_call_that_was_never_processed_is_repeated_elsewhere(mesh: Mesh):
         answers = await asyncio.gather(*calls)
         assert {answer.instance_id for answer in answers} == {pair.survivor.instance_id}
         assert await answered(mesh, pair.model, 20) == {pair.survivor.instance_id}
+
+
+class Credulous(Routed):
+    """Does not look whom a call is meant for."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        kept = [kv for kv in handler_call_details.invocation_metadata if kv[0] != headers.INSTANCE_ID]
+        return await super().intercept_service(continuation, handler_call_details._replace(invocation_metadata=kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Squat:
+    model: str
+    rightful: Backend
+    stranger: Backend
+    """At the address at which the registry still has another instance."""
+
+
+@asynccontextmanager
+async def squatted(mesh: Mesh, routed: type[Routed] = Routed) -> AsyncGenerator[Squat]:
+    """A model with two instances, one of which has died and left its address to a process of another mesh."""
+    provider, model = named("reused"), named("model")
+    async with AsyncExitStack() as stack:
+        rightful = await stack.enter_async_context(mesh.joined(named("rightful"), provider, model))
+        await mesh.register(model, provider_id=provider)
+        stranger = Backend(named("stranger"), {provider: [model]}, routed=routed)
+        await stack.enter_async_context(stranger.running(None))
+        await stack.enter_async_context(remembered(mesh, provider, model, stranger.address))
+        await known(mesh, provider, 2)
+        yield Squat(model, rightful, stranger)
+
+
+@asynccontextmanager
+async def remembered(mesh: Mesh, provider: str, model: str, address: str) -> AsyncGenerator[None]:
+    """While the body runs, the registry has an instance there, whoever it is that answers."""
+    report = ServedReport(
+        api=Api.API_INFERENCE, provider_id=provider, provider_type=PROVIDER_TYPE, provider_resource_ids=[model]
+    )
+    async with internal_channel(mesh.config.registry.address) as to_registry:
+        announcer = Announcer(to_registry, named("dead"), address, lambda: [report])
+        async with announced(announcer), asyncio.timeout(20):
+            await announcer.wait_registered()
+            yield
+
+
+async def check_strangers_get_nothing(mesh: Mesh, squat: Squat, shape: str) -> None:
+    calls = [mesh.client.start(shape, api.request(squat.model, messages=1)) for _ in range(20)]
+    assert await asyncio.gather(*map(api.ended, calls)) == [grpc.StatusCode.OK] * 20
+    assert len(squat.rightful.seen) == 20
+    assert squat.stranger.seen == []
+
+
+@pytest.mark.parametrize("shape", ["unary", "server_stream"])
+async def test_a_stranger_at_an_instances_address_gets_nothing(mesh: Mesh, shape: str):
+    async with squatted(mesh) as squat:
+        await check_strangers_get_nothing(mesh, squat, shape)
+
+
+@pytest.mark.parametrize("shape", ["unary", "server_stream"])
+async def test_check_fails_where_it_is_not_looked_whom_a_call_is_meant_for(mesh: Mesh, shape: str):
+    async with squatted(mesh, Credulous) as squat:
+        with pytest.raises(AssertionError):
+            await check_strangers_get_nothing(mesh, squat, shape)
+
+
+@pytest.mark.parametrize("shape", ["client_stream", "bidi"])
+async def test_a_stranger_gets_no_stream_of_requests(mesh: Mesh, shape: str):
+    """What was read of the client's cannot be sent twice, so one call fails, and the others avoid the stranger."""
+    async with squatted(mesh) as squat:
+        codes = [await api.ended(getattr(mesh.client, shape)(iter([api.request(squat.model)] * 3))) for _ in range(20)]
+        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes.count(grpc.StatusCode.UNAVAILABLE) < 10
+        assert squat.stranger.seen == []
+
+
+async def test_nobody_but_a_stranger_is_unavailable_and_registers_nothing(mesh: Mesh):
+    provider, model, other = named("reused"), named("model"), named("other")
+    stranger = Backend(named("stranger"), {provider: [model, other]})
+    async with stranger.running(None):
+        async with mesh.joined(named("rightful"), provider, model):
+            await mesh.register(model, provider_id=provider)
+        async with remembered(mesh, provider, model, stranger.address):
+            await known(mesh, provider, 1)
+            for shape in ("unary", "server_stream"):
+                call = mesh.client.start(shape, api.request(model, messages=1))
+                assert await api.ended(call) is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await mesh.register(other, provider_id=provider)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert stranger.seen == []

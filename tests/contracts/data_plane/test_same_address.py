@@ -34,6 +34,19 @@ async def test_health_of_a_service_nobody_has(mesh: Mesh):
     assert await call.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"])
+async def test_health_that_cannot_be_parsed_is_the_callers_mistake(mesh: Mesh, method: str):
+    call = mesh.channel.unary_stream(method)(b"\xff", timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await anext(aiter(call))
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_reflection_that_cannot_be_parsed_is_the_callers_mistake(mesh: Mesh):
+    call = mesh.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(iter([b"\xff"]))
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_reflection_lists_the_services(mesh: Mesh):
     answer = await reflected(mesh, list_services="")
     services = {service.name for service in answer.list_services_response.service}

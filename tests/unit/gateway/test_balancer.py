@@ -7,7 +7,7 @@ import pytest
 
 from gateway.balancer import Balancer
 from gateway.channels import EJECT_FIRST, EJECT_LIMIT, Channels
-from gateway.director import Endpoint
+from gateway.snapshot import Endpoint
 from tests.unit.gateway.known import instance, snapshot
 
 A, B, C = (Endpoint(name, f"127.0.0.1:{port}") for name, port in (("a", 1), ("b", 2), ("c", 3)))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.director import Endpoint, direct, served_names
+from gateway.director import direct, served_names
+from gateway.snapshot import Endpoint
 from stackmesh.errors import InvalidField, MeshError, NoInstance, NotServing, ResourceNotFound, to_status
 from stackmesh.headers import PROVIDER_ID, PROVIDER_RESOURCE_ID, RESOURCE, REVISION
 from stackmesh.registry.v1 import resources_pb2 as r
@@ -108,11 +109,14 @@ def test_errors_leave_nothing_behind():
 
 
 def test_served_names_are_what_the_judge_says():
-    known = snapshot(*MESH, model("cold", "p"), model("late", "p", "half", pending_reason="?"), model("lost", "no"))
+    entries = (*MESH, model("cold", "p"), model("late", "p", "half", pending_reason="?"), model("lost", "no"))
+    providers = {entry.provider.provider_id: entry.provider for entry in entries if entry.HasField("provider")}
+    instances = [entry.instance for entry in entries if entry.HasField("instance")]
     judged = {
-        name
-        for name, resource in known.models.items()
-        if judge(resource, known.providers.get((INFERENCE, resource.provider_id)), known.instances.values())[0]
+        entry.model.identifier
+        for entry in entries
+        if entry.HasField("model")
+        and judge(entry.model, providers.get(entry.model.provider_id), instances)[0]
         == ServingState.SERVING_STATE_SERVING
     }
-    assert set(served_names(MODEL, known)) == judged == {"chat", "other", "half"}
+    assert set(served_names(MODEL, snapshot(*entries))) == judged == {"chat", "other", "half"}

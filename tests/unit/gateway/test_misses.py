@@ -21,15 +21,15 @@ class Registry:
         self.gate.set()
         self.reached_at = 100
 
-    async def read(self) -> int:
+    async def read(self) -> tuple[int, str]:
         self.reads += 1
         revision = self.revision
         await self.gate.wait()
         if self.fails:
             raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
-        return revision
+        return revision, "one"
 
-    async def reached(self, revision: int) -> None:
+    async def reached(self, revision: int, store_id: str) -> None:
         self.waited_for = revision
         if revision > self.reached_at:
             await asyncio.Event().wait()
@@ -70,14 +70,14 @@ async def test_a_read_does_not_settle_what_came_after_it_was_sent():
 
 async def test_control_a_read_that_is_joined_late_is_noticed():
     class Joining(Misses):
+        reading = None
+
         async def run(self) -> None:
-            while True:
-                await self._asked.wait()
-                self._asked.clear()
-                revision = await self._read()
-                waiting, self._waiting = self._waiting, []
-                for settled in waiting:
-                    settled.set_result(revision)
+            """There is nothing to do: who comes during a read takes part in it."""
+
+        async def settle(self, within: float) -> None:
+            self.reading = self.reading or asyncio.create_task(self._read())
+            await self._reached(*await self.reading)
 
     assert await waited_for_a_write_during_a_read(Joining) == 1
 
