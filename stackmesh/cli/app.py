@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stackmesh.cli import naming, registry
+from stackmesh.cli.options import GATEWAY, Address, Lines, Listed, Output, Watched
 
 app = typer.Typer(
     help="An LLM application stack as a mesh of gRPC services.",
@@ -16,29 +18,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-register = typer.Typer(help="Give something a name that can be called.", no_args_is_help=True)
-unregister = typer.Typer(help="Take a name away.", no_args_is_help=True)
-app.add_typer(register, name="register")
-app.add_typer(unregister, name="unregister")
-
-
-class Output(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
-class Kind(StrEnum):
-    MODELS = "models"
-    PROVIDERS = "providers"
-    ROUTES = "routes"
-
-
-Address = Annotated[
-    str,
-    typer.Option("--address", "-a", envvar="STACKMESH_ADDRESS", metavar="HOST:PORT", help="Where the gateway is."),
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
-GATEWAY = "127.0.0.1:8321"
+app.add_typer(naming.register, name="register")
+app.add_typer(naming.update, name="update")
+app.add_typer(naming.unregister, name="unregister")
+app.add_typer(registry.app, name="registry")
 
 
 @app.command(
@@ -80,7 +63,7 @@ def chat(
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=2**32 - 1, help="The same seed gives the same answer.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="json: one event a line.")] = Output.TABLE,
+    output: Annotated[Lines, typer.Option("--output", "-o", help="json: one event a line.")] = Lines.TABLE,
     address: Address = GATEWAY,
 ) -> None:
     """Talk to a model. The answer is shown as it is generated.
@@ -89,54 +72,56 @@ def chat(
     """
     from stackmesh.cli.chat import Manner, run
 
-    manner = Manner(model, system, temperature, max_tokens, seed, as_json=output is Output.JSON)
+    manner = Manner(model, system, temperature, max_tokens, seed, as_json=output is Lines.JSON)
     run(address, manner, prompt)
 
 
 @app.command(
-    epilog="`stackmesh get models` : what can be called\n\n"
+    epilog="`stackmesh get models` : what can be called, and why not\n\n"
     "`stackmesh get providers` : who serves it, and where\n\n"
-    "`stackmesh get routes -o json`"
+    "`stackmesh get models my-llama -o yaml` : all of one\n\n"
+    "`stackmesh get routes -o json | jq -r '.[].identifier'`"
 )
 def get(
-    kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
-    output: OutputOption = Output.TABLE,
+    kind: Annotated[Listed, typer.Argument(help="What to list.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this one. Without it: all.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="table: for people. json, yaml: every field.")
+    ] = Output.TABLE,
     address: Address = GATEWAY,
 ) -> None:
-    """List what the mesh knows."""
+    """List what the mesh knows, or show one of it."""
     from stackmesh.cli.get import run
 
-    run(address, kind, as_json=output is Output.JSON)
+    run(address, kind, name, output)
 
 
-@register.command(
-    "model",
-    epilog="`stackmesh register model llama3.1:8b` : the provider is found out\n\n"
-    "`stackmesh register model fast --provider-id local --provider-model-id smollm2-135m-instruct`",
+@app.command(
+    epilog="`stackmesh watch` : everything, as it changes\n\n"
+    "`stackmesh watch models --only-changes`\n\n"
+    "`stackmesh watch instances -o json | jq -r .record.address`"
 )
-def register_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name it will be called by.", show_default=False)],
-    provider_id: Annotated[str | None, typer.Option(help="The provider. Default: found out.")] = None,
-    provider_model_id: Annotated[str | None, typer.Option(help="The provider's name for it. Default: NAME.")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To remember. Repeatable.")] = None,
-    metadata_json: Annotated[str | None, typer.Option(metavar="OBJECT", help="The same, as a JSON object.")] = None,
+def watch(
+    kind: Annotated[
+        Watched | None, typer.Argument(help="What to watch. Without it: everything.", show_default=False)
+    ] = None,
+    only_changes: Annotated[bool, typer.Option("--only-changes", help="Leave out what there is already.")] = False,  # noqa: FBT002 -- a flag
+    start_revision: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Go on from this revision, the last that was seen; it is told again."),
+    ] = None,
+    output: Annotated[Lines, typer.Option("--output", "-o", help="json: one object a line.")] = Lines.TABLE,
     address: Address = GATEWAY,
 ) -> None:
-    """Register a model. It can be called at once."""
-    from stackmesh.cli.register import parse_metadata, register
+    """Show what there is, then every change as it happens: + added, ~ changed, - removed.
 
-    register(address, name, provider_id, provider_model_id, parse_metadata(metadata or [], metadata_json))
+    A gateway that is away is waited for, and nothing is missed. Ctrl-C ends.
+    """
+    from stackmesh.cli.watch import run
 
-
-@unregister.command("model", epilog="`stackmesh unregister model fast`")
-def unregister_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name it is called by.", show_default=False)],
-    address: Address = GATEWAY,
-) -> None:
-    """Remove a registration. A model of the YAML comes back with the next start: remove it there."""
-    from stackmesh.cli.register import unregister
-
-    unregister(address, name)
+    run(address, kind, output.value, start_revision, only_changes=only_changes)
 
 
 @app.command(epilog="`stackmesh check mesh.yaml`")
@@ -150,7 +135,7 @@ def check(
     run(file, context.obj)
 
 
-@app.command()
+@app.command(epilog="`stackmesh version`")
 def version() -> None:
     """Show the version."""
     from stackmesh import __version__

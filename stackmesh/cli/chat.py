@@ -12,14 +12,13 @@ from typing import Final
 from google.protobuf.json_format import MessageToJson
 
 from stackmesh.cli.failures import tell, told
+from stackmesh.cli.show import inert
 from stackmesh.client import Client, assistant, system, user
 from stackmesh.common.v1.content_pb2 import Message
 from stackmesh.errors import FailedPrecondition, MeshError
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 
 _LIST_TIMEOUT: Final = 10.0
-_INERT: Final = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-"""What a model says must not move the cursor or retitle the window: no control characters reach a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Conversation:
         elif event.event_type == pb.ChatCompletionEventType.CHAT_COMPLETION_EVENT_TYPE_COMPLETE:
             print(flush=True)
         else:
-            print(event.text.translate(_INERT) if sys.stdout.isatty() else event.text, end="", flush=True)
+            print(inert(event.text) if sys.stdout.isatty() else event.text, end="", flush=True)
 
 
 def run(address: str, manner: Manner, prompt: str | None) -> None:

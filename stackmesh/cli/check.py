@@ -10,8 +10,8 @@ from typing import Final
 import typer
 
 from stackmesh.cli.failures import say_error, told
-from stackmesh.config import load
-from stackmesh.supervisor.commands import python, same_code, service_modules
+from stackmesh.config import declared, load
+from stackmesh.supervisor.commands import python, same_code, service_modules, unhosted
 
 _TIMEOUT: Final = 60.0
 
@@ -20,19 +20,22 @@ def run(path: Path, environment: Mapping[str, str]) -> None:
     """Ends with code 1 if there is a problem."""
     with told():
         config = load(path, environment)
-        problems = [
-            line for module in service_modules(config).values() for line in _problems(module, path, environment)
-        ]
+        modules = ("registry_service", *service_modules(config).values())
+        problems = [line for module in modules for line in _problems(module, path, environment)]
         for problem in problems:
             say_error(f"{path}: {problem}")
         if problems:
             raise typer.Exit(1)
-        providers = sum(1 for _ in config.providers.all())
-        typer.echo(f"{path}: good: {providers} providers, {len(config.models)} models")
+        for remark in unhosted(config):
+            typer.echo(f"{path}: {remark}")
+        counts = [
+            f"{len(entries)} {section.replace('_', ' ')}" for section, entries in declared(config).items() if entries
+        ]
+        typer.echo(f"{path}: good: {', '.join([f'{sum(1 for _ in config.providers.all())} providers', *counts])}")
 
 
 def _problems(module: str, path: Path, environment: Mapping[str, str]) -> Sequence[str]:
-    """What the process that hosts the providers says: it alone knows their configurations."""
+    """What a process says of its part: who hosts providers knows their configurations, the registry what it refuses."""
     done = subprocess.run(  # noqa: S603 -- a module of ours
         (*python(module), "--config", str(path), "--check"),
         env=same_code(environment),

@@ -18,26 +18,32 @@ from stackmesh.supervisor.status import StartFailed
 INTERRUPTED: Final = 130
 
 _HINTS: Final[Mapping[type[errors.MeshError], str]] = {
-    errors.ResourceNotFound: "list what there is with: stackmesh get models",
+    errors.ResourceNotFound: "list what there is with: stackmesh get {kind}s",
     errors.ProviderNotFound: "list the providers with: stackmesh get providers",
     errors.NotHosted: "list the providers with: stackmesh get providers",
-    errors.NotServing: "see what is served, and why not, with: stackmesh get models",
-    errors.NoInstance: "see who is running with: stackmesh get providers",
+    errors.NotServing: "see what is served, and why not, with: stackmesh get {kind}s",
+    errors.NoInstance: "see who is running with: stackmesh get instances",
     errors.AmbiguousProvider: "choose one with --provider-id",
-    errors.ResourceExists: "to change it, remove it first with: stackmesh unregister model NAME",
+    errors.AmbiguousName: "choose one of these with --provider-{kind}-id",
+    errors.ResourceExists: "change it with: stackmesh update {kind}, or remove it with: stackmesh unregister {kind}",
+    errors.Conflict: "see what it is now with: stackmesh get {kind}s NAME -o yaml",
+    errors.Declared: "edit the mesh's YAML, and start the registry again",
+    errors.RevisionGone: "begin with what there is now: leave --start-revision away",
+    errors.RegistryUnreachable: "see what is routed meanwhile with: stackmesh get routes; try again when it is back",
+    errors.StoreFull: "reads go on; see docs/operations.md for how to make room in the registry's store",
 }
 
 
 @contextmanager
-def told(address: str | None = None) -> Generator[None]:
+def told(address: str | None = None, kind: str = "model") -> Generator[None]:
     """Whatever is raised inside is told on stderr, and the command ends with code 1 (130: interrupted).
 
-    `address` is the gateway's, where one is called.
+    `address` is the gateway's, where one is called, and `kind` what the call was about.
     """
     try:
         yield
     except errors.MeshError as error:
-        tell(error, address)
+        tell(error, address, kind)
     except (ConfigError, StartFailed) as error:
         say_error(str(error))
     except UnicodeError:
@@ -53,12 +59,17 @@ def told(address: str | None = None) -> Generator[None]:
     raise typer.Exit(1)
 
 
-def tell(error: errors.MeshError, address: str | None) -> None:
+def tell(error: errors.MeshError, address: str | None, kind: str = "model") -> None:
     """The error of a call, with a hint."""
     if type(error) is errors.Unavailable and address is not None:  # with a reason it is the mesh's own
         say_error(f"no gateway answers at {address}", "is the mesh up? start it with: stackmesh up")
+    elif type(error) is errors.DeadlineExceeded and address is not None:
+        say_error(f"the gateway at {address} did not answer in time", "it may be stopped or overloaded; try again")
     else:
-        say_error(error.message, _HINTS.get(type(error)))
+        declared = isinstance(error, errors.ResourceExists) and error.metadata.get("source") == "config"
+        hint = _HINTS.get(errors.Declared if declared else type(error))
+        its = error.metadata.get("resource_type", kind).replace("_", "-")
+        say_error(error.message, None if hint is None else hint.format(kind=its))
 
 
 def say_error(message: str, hint: str | None = None) -> None:

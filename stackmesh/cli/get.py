@@ -1,107 +1,169 @@
-"""stackmesh get: what the mesh knows, as a table or as JSON."""
+"""stackmesh get: what the mesh knows, all of a kind or one by its name."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from stackmesh.cli.failures import told
+from stackmesh.cli.options import Output
+from stackmesh.cli.show import Cell, as_json, as_yaml, plain, print_table, state, word
 from stackmesh.client import Client
+from stackmesh.errors import InvalidArgument, ProviderNotFound, ResourceNotFound
 from stackmesh.inspect.v1.inspect_service_pb2 import ProviderInfo, RouteInfo
-from stackmesh.registry.v1.resources_pb2 import Model, ServingState, Source
-from stackmesh.routing.v1.routing_pb2 import Api, ResourceType
+from stackmesh.nearest import hint
+from stackmesh.registry.v1.resources_pb2 import Instance, MemoryBank, Provider, ServingState, Source
+from stackmesh.resources import KINDS, Kind, Resource, api_word
+from stackmesh.routing.v1.routing_pb2 import ResourceType
 
 _TIMEOUT: Final = 10.0
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How one kind is listed."""
+    """How one kind is listed, and one of it found."""
 
-    fetch: Callable[[Client], Any]
+    all: Callable[[Client], Any]
+    one: Callable[[Client, str], Any]
     columns: Sequence[str]
-    row: Callable[[Any], Sequence[str]]
+    row: Callable[[Any], Sequence[Cell]]
 
 
-async def _models(client: Client) -> Sequence[Model]:
-    return [model async for model in client.models.list()]
+def run(address: str, kind: str, name: str | None, output: Output) -> None:
+    """List one kind, or show one of it."""
+    view = _VIEWS[kind]
+
+    async def fetch() -> Sequence[Message]:
+        async with Client(address, timeout=_TIMEOUT) as client:
+            return await view.all(client) if name is None else [await view.one(client, name)]
+
+    with told(address, kind.removesuffix("s")):
+        found = asyncio.run(fetch())
+        if output is Output.TABLE:
+            print_table(view.columns, [view.row(message) for message in found])
+            return
+        data = [plain(message) for message in found]
+        shown = data if name is None else data[0]
+        print(as_json(shown) if output is Output.JSON else as_yaml(shown).rstrip("\n"))
+
+
+def _resources(kind: Kind) -> View:
+    async def everything(client: Client) -> Sequence[Resource]:
+        return [resource async for resource in getattr(client, kind.plural).list()]
+
+    async def one(client: Client, name: str) -> Resource:
+        return await getattr(client, kind.plural).get(name)
+
+    bank = ("KIND",) if kind.message is MemoryBank else ()
+    columns = (kind.words.upper(), "STATE", *bank, "PROVIDER", "PROVIDER'S NAME", "SOURCE", "REASON")
+    return View(everything, one, columns, _resource)
+
+
+def _resource(resource: Resource) -> Sequence[Cell]:
+    bank: tuple[str, ...] = ()
+    if isinstance(resource, MemoryBank):
+        bank = ((resource.params.WhichOneof("kind") or "").replace("_", "-"),)
+    return (
+        resource.identifier,
+        state(word(ServingState.Name(resource.serving_state), "SERVING_STATE_")),
+        *bank,
+        resource.provider_id,
+        resource.provider_resource_id,
+        word(Source.Name(resource.source), "SOURCE_"),
+        resource.serving_reason or resource.pending_reason,
+    )
 
 
 async def _providers(client: Client) -> Sequence[ProviderInfo]:
     return await client.inspect.providers()
 
 
+async def _provider(client: Client, name: str) -> ProviderInfo:
+    infos = {_provider_name(info.provider): info for info in await client.inspect.providers()}
+    return _only(name, infos, ProviderNotFound, "provider")
+
+
+def _provider_name(provider: Provider) -> tuple[str, str]:
+    return api_word(provider.api), provider.provider_id
+
+
+def _provider_row(info: ProviderInfo) -> Sequence[Cell]:
+    addresses = ", ".join(instance.address for instance in info.instances) or "none"
+    problems = "; ".join(dict.fromkeys(instance.problem for instance in info.instances if instance.problem))
+    api, provider_id = _provider_name(info.provider)
+    automatic = "yes" if info.provider.auto_register else "no"
+    return provider_id, api, info.provider.provider_type, automatic, addresses, problems
+
+
+async def _instances(client: Client) -> Sequence[Instance]:
+    return [instance async for instance in client.instances.list()]
+
+
+async def _instance(client: Client, name: str) -> Instance:
+    return await client.instances.get(name)
+
+
+def _instance_row(instance: Instance) -> Sequence[Cell]:
+    hosts = ", ".join(f"{api_word(entry.api)}/{entry.provider_id}" for entry in instance.providers)
+    problems = [f"{entry.provider_id}: {entry.problem}" for entry in instance.providers if entry.problem]
+    problems += [
+        f"{failure.provider_resource_id}: {failure.reason}"
+        for entry in instance.providers
+        for failure in entry.failures
+    ]
+    started = instance.started_at.ToJsonString() if instance.HasField("started_at") else ""
+    return instance.instance_id, instance.address, hosts, started, "; ".join(problems)
+
+
 async def _routes(client: Client) -> Sequence[RouteInfo]:
     return [route async for route in client.inspect.routes()]
 
 
-def _model(model: Model) -> Sequence[str]:
-    state = _word(ServingState.Name(model.serving_state), "SERVING_STATE_")
-    source = _word(Source.Name(model.source), "SOURCE_")
-    why = model.serving_reason or model.pending_reason
-    return model.identifier, state, model.provider_id, model.provider_resource_id, source, why
+async def _route(client: Client, name: str) -> RouteInfo:
+    routes = {(_type(route), route.identifier): route for route in await _routes(client)}
+    return _only(name, routes, ResourceNotFound, "route")
 
 
-def _provider(info: ProviderInfo) -> Sequence[str]:
-    api = _word(Api.Name(info.provider.api), "API_")
-    addresses = ", ".join(instance.address for instance in info.instances) or "none"
-    problems = "; ".join({instance.problem for instance in info.instances if instance.problem})
-    return info.provider.provider_id, api, info.provider.provider_type, addresses, problems
+def _type(route: RouteInfo) -> str:
+    return word(ResourceType.Name(route.resource_type), "RESOURCE_TYPE_").replace(" ", "-")
 
 
-def _route(route: RouteInfo) -> Sequence[str]:
-    kind = _word(ResourceType.Name(route.resource_type), "RESOURCE_TYPE_")
+def _route_row(route: RouteInfo) -> Sequence[Cell]:
     addresses = ", ".join(route.addresses) or "none"
-    return kind, route.identifier, route.provider_id, route.provider_resource_id, addresses, route.serving_reason
+    its = route.provider_id, route.provider_resource_id, addresses, route.serving_reason
+    return _type(route).replace("-", " "), route.identifier, *its
+
+
+def _only(
+    name: str, found: Mapping[tuple[str, str], M], unknown: type[ProviderNotFound | ResourceNotFound], what: str
+) -> M:
+    """The one that is called NAME, or WHAT/NAME where several share it."""
+    named = [key for key in found if name in (key[1], "/".join(key))]
+    if len(named) == 1:
+        return found[named[0]]
+    if named:
+        raise InvalidArgument(f"{name} names several: {_joined(named)}; write one of these")
+    raise unknown(f"no {what} is called {name}; {hint(name, ['/'.join(key) for key in found])}")
+
+
+def _joined(keys: Iterable[tuple[str, str]]) -> str:
+    return ", ".join("/".join(key) for key in keys)
 
 
 _VIEWS: Final[Mapping[str, View]] = {
-    "models": View(_models, ("MODEL", "STATE", "PROVIDER", "PROVIDER'S NAME", "SOURCE", "REASON"), _model),
-    "providers": View(_providers, ("PROVIDER", "API", "TYPE", "INSTANCES", "PROBLEM"), _provider),
-    "routes": View(_routes, ("TYPE", "NAME", "PROVIDER", "PROVIDER'S NAME", "ADDRESSES", "REASON"), _route),
+    **{kind.plural.replace("_", "-"): _resources(kind) for kind in KINDS.values()},
+    "providers": View(
+        _providers,
+        _provider,
+        ("PROVIDER", "API", "TYPE", "AUTO-REGISTER", "INSTANCES", "PROBLEM"),
+        _provider_row,
+    ),
+    "instances": View(_instances, _instance, ("INSTANCE", "ADDRESS", "PROVIDERS", "STARTED", "PROBLEM"), _instance_row),
+    "routes": View(_routes, _route, ("TYPE", "NAME", "PROVIDER", "PROVIDER'S NAME", "ADDRESSES", "REASON"), _route_row),
 }
-
-
-def run(address: str, kind: str, *, as_json: bool) -> None:
-    """List one kind: models, providers or routes."""
-    view = _VIEWS[kind]
-    with told(address):
-        found = asyncio.run(_fetch(address, view))
-        if as_json:
-            print(json.dumps([_plain(message) for message in found], indent=2, ensure_ascii=False))
-        else:
-            _print_table(view, found)
-
-
-async def _fetch(address: str, view: View) -> Sequence[Message]:
-    async with Client(address, timeout=_TIMEOUT) as client:
-        return await view.fetch(client)
-
-
-def _plain(message: Message) -> Mapping[str, Any]:
-    """Every field under its proto name, unset ones too: programs can rely on them."""
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-
-
-def _print_table(view: View, found: Sequence[Message]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in view.columns:
-        table.add_column(column, overflow="fold")
-    for message in found:
-        table.add_row(*(Text(cell) for cell in view.row(message)))
-    width = None if sys.stdout.isatty() else 1000  # a pipe has no width; lines stay whole
-    Console(width=width).print(table)
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower().replace("_", " ")

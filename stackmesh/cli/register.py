@@ -1,64 +1,130 @@
-"""stackmesh register and unregister: names for models."""
+"""stackmesh register, update and unregister: names for models, shields, memory banks and agents."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
 
 import typer
 
 from stackmesh.cli.failures import told
 from stackmesh.client import Client
-from stackmesh.registry.v1.resources_pb2 import Model
+from stackmesh.registry.v1.resources_pb2 import ServingState
+from stackmesh.resources import Resource
+
+T = TypeVar("T")
 
 _TIMEOUT: Final = 30.0
 """The provider is asked, and may have to ask its backend."""
 
 
-def register(
-    address: str, name: str, provider_id: str | None, provider_model_id: str | None, metadata: Mapping[str, Any] | None
-) -> None:
-    async def call() -> Model:
-        async with Client(address, timeout=_TIMEOUT) as client:
-            return await client.models.register(
-                name, provider_id=provider_id, provider_model_id=provider_model_id, metadata=metadata
-            )
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What a name shall stand for. None: not said."""
 
-    with told(address):
-        model = asyncio.run(call())
-        typer.echo(f"registered {model.identifier}: {model.provider_id} serves it as {model.provider_resource_id}")
+    kind: str
+    """`memory-bank`."""
+    name: str
+    provider_id: str | None
+    provider_name: str | None
+    payload: Mapping[str, Any] | None
+    """Metadata or params."""
 
-
-def unregister(address: str, name: str) -> None:
-    async def call() -> None:
-        async with Client(address, timeout=_TIMEOUT) as client:
-            await client.models.unregister(name)
-
-    with told(address):
-        asyncio.run(call())
-        typer.echo(f"unregistered {name}")
+    def fields(self) -> Mapping[str, Any]:
+        """As the client's methods take them."""
+        word = self.kind.replace("-", "_")
+        payload = "params" if self.kind in ("shield", "memory-bank") else "metadata"
+        said = {"provider_id": self.provider_id, f"provider_{word}_id": self.provider_name, payload: self.payload}
+        return {field: value for field, value in said.items() if value is not None}
 
 
-def parse_metadata(pairs: Sequence[str], text: str | None) -> Mapping[str, Any] | None:
+def register(address: str, naming: Naming) -> None:
+    async def call(client: Client) -> Resource:
+        return await names_of(client, naming.kind).register(naming.name, **naming.fields())
+
+    _tell("registered", _done(address, naming.kind, call))
+
+
+def update(address: str, naming: Naming, expected_revision: int | None) -> None:
+    """Without an expected revision the one it is at now."""
+    if not naming.fields():
+        raise typer.BadParameter("nothing to change was given; --help shows what can be")
+
+    async def call(client: Client) -> Resource:
+        names = names_of(client, naming.kind)
+        revision = expected_revision or (await names.get(naming.name)).revision
+        return await names.update(naming.name, expected_revision=revision, **naming.fields())
+
+    _tell("updated", _done(address, naming.kind, call))
+
+
+def unregister(address: str, kind: str, name: str, expected_revision: int | None) -> None:
+    async def call(client: Client) -> int:
+        return await names_of(client, kind).unregister(name, expected_revision=expected_revision)
+
+    _done(address, kind, call)
+    typer.echo(f"unregistered {name}")
+
+
+def names_of(client: Client, kind: str) -> Any:
+    """client.memory_banks for `memory-bank`: which of them is known when the command runs."""
+    return getattr(client, f"{kind.replace('-', '_')}s")
+
+
+def parse_values(option: str, pairs: Sequence[str], text: str | None) -> Mapping[str, Any] | None:
     """`KEY=VALUE` pairs and a JSON object, together; None when neither is given."""
     if not pairs and text is None:
         return None
-    metadata = dict(_parse_object(text)) if text is not None else {}
+    values = dict(_parse_object(option, text)) if text is not None else {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not key or not separator:
-            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--metadata")
-        metadata[key] = value
-    return metadata
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint=f"--{option}")
+        values[key] = value
+    return values
 
 
-def _parse_object(text: str) -> Mapping[str, Any]:
+def bank_params(
+    kind: str | None, embedding_model: str | None, chunk_size: int | None, overlap: int | None
+) -> Mapping[str, Any] | None:
+    """The parameters of a memory bank, of which the options but the first are for vector banks."""
+    said = {
+        "embedding_model": embedding_model,
+        "chunk_size_in_tokens": chunk_size,
+        "overlap_size_in_tokens": overlap,
+    }
+    fields = {field: value for field, value in said.items() if value is not None}
+    if fields and kind != "vector":
+        raise typer.BadParameter(
+            "--embedding-model, --chunk-size and --overlap are for --kind vector", param_hint="--kind"
+        )
+    return None if kind is None else {kind.replace("-", "_"): fields}
+
+
+def _parse_object(option: str, text: str) -> Mapping[str, Any]:
     try:
         value: object = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--metadata-json") from None
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint=f"--{option}-json") from None
     if not isinstance(value, dict):
-        raise typer.BadParameter("is not a JSON object", param_hint="--metadata-json")
+        raise typer.BadParameter("is not a JSON object", param_hint=f"--{option}-json")
     return cast("Mapping[str, Any]", value)
+
+
+def _done(address: str, kind: str, call: Callable[[Client], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with Client(address, timeout=_TIMEOUT) as client:
+            return await call(client)
+
+    with told(address, kind):
+        return asyncio.run(run())
+
+
+def _tell(done: str, resource: Resource) -> None:
+    its = f"{resource.provider_id} serves it as {resource.provider_resource_id}"
+    if resource.serving_state != ServingState.SERVING_STATE_SERVING and resource.serving_reason:
+        its = f"{resource.provider_id} knows it as {resource.provider_resource_id}; not yet: {resource.serving_reason}"
+    typer.echo(f"{done} {resource.identifier}: {its}")

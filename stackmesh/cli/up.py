@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stackmesh.cli.failures import told
 from stackmesh.config import Config, load
-from stackmesh.supervisor import Supervisor, commands, same_code, supervised
+from stackmesh.supervisor import Supervisor, commands, same_code, supervised, unhosted
 from stackmesh.supervisor.view import View, view
 
 LOGS: Final = Path(".stackmesh/logs")
@@ -23,6 +23,8 @@ def run(path: Path | None, environment: Mapping[str, str]) -> None:
     with told():
         config = load(path, environment)
         with view(Console()) as seen:
+            for remark in unhosted(config):
+                seen.note(remark)
             asyncio.run(_up(config, path, environment, seen))
 
 

@@ -13,11 +13,15 @@ client; `with_options` gives one with others over the same channel:
 
     slow = client.with_options(timeout=300, provider_data={"together_api_key": key})
 
+`client.models`, `shields`, `memory_banks` and `agents` register, get, list, update and unregister; `client.watch` tells
+what changes.
+
 Failures are the exceptions of `stackmesh.errors`, before the first token and in the middle of a stream alike.
 """
 
 from stackmesh.client.calls import Stream
 from stackmesh.client.client import Client
 from stackmesh.client.messages import assistant, system, text, user
+from stackmesh.client.watch import Change, What
 
-__all__ = ["Client", "Stream", "assistant", "system", "text", "user"]
+__all__ = ["Change", "Client", "Stream", "What", "assistant", "system", "text", "user"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any, Final, Self
 
 import grpc
 
 from stackmesh.client.inference import Inference
 from stackmesh.client.inspect import Inspect
-from stackmesh.client.models import Models
+from stackmesh.client.instances import Instances
 from stackmesh.client.options import Options
 from stackmesh.client.providers import Providers
+from stackmesh.client.registrations import Agents, MemoryBanks, Models, Shields
+from stackmesh.client.watch import Change, Feed, Word, changes, wanted
+from stackmesh.reflector import Listed, RegistrySource
 from stackmesh.transport import CLIENT_CHANNEL
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:8321"
@@ -30,7 +33,11 @@ class Client:
 
     inference: Inference
     models: Models
+    shields: Shields
+    memory_banks: MemoryBanks
+    agents: Agents
     providers: Providers
+    instances: Instances
     inspect: Inspect
 
     def __init__(
@@ -49,18 +56,45 @@ class Client:
 
         The new client lives as long as this one, which alone is opened and closed.
         """
-        if self._channel is None:
-            raise RuntimeError("open the client first: async with Client(...) as client")
+        channel = self._opened()
         other = Client(self._address)
         other._options = self._options.merged(timeout, provider_data)
-        other._attach(self._channel)
+        other._attach(channel)
         return other
+
+    async def entries(self, *, kinds: Collection[Word] = ()) -> Listed:
+        """Everything the registry holds, of some kinds or of all, as it was at one revision."""
+        return await RegistrySource(self._opened(), wanted(kinds)).list()
+
+    def watch(
+        self, *, kinds: Collection[Word] = (), start_revision: int | None = None, store_id: str = ""
+    ) -> AsyncGenerator[Change]:
+        """What there is, then whatever changes, for ever: in order, nothing left out, through a gateway's restart.
+
+            async with aclosing(client.watch(kinds=["model"])) as changes:
+                async for change in changes:
+                    print(change.what, change.name, change.revision)
+
+        With `start_revision`, the revision of the last change that was taken, it goes on from there, telling that
+        revision again, and raises RevisionGone when it is no longer known (or not of the store `store_id`): watch
+        without it. What is wrong at the beginning is raised; what goes wrong later is waited for.
+        """
+        return changes(Feed(RegistrySource(self._opened(), wanted(kinds)), start_revision, store_id))
+
+    def _opened(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            raise RuntimeError("open the client first: async with Client(...) as client")
+        return self._channel
 
     def _attach(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
         self.inference = Inference(channel, self._options)
         self.models = Models(channel, self._options)
+        self.shields = Shields(channel, self._options)
+        self.memory_banks = MemoryBanks(channel, self._options)
+        self.agents = Agents(channel, self._options)
         self.providers = Providers(channel, self._options)
+        self.instances = Instances(channel, self._options)
         self.inspect = Inspect(channel, self._options)
 
     async def __aenter__(self) -> Self:

@@ -1,0 +1,96 @@
+"""stackmesh watch: what changes in the registry, a line each, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Final, Literal, cast
+
+from rich.console import Console
+from rich.text import Text
+
+from stackmesh.cli.failures import told
+from stackmesh.cli.show import as_json, inert, plain
+from stackmesh.client import Change, Client, What
+from stackmesh.client.watch import Record, Word
+from stackmesh.registry.v1.resources_pb2 import Instance, Provider
+
+_MARKS: Final = {What.ADDED: ("+", "green"), What.UPDATED: ("~", "yellow"), What.REMOVED: ("-", "red")}
+
+
+class Watcher:
+    """What is asked for, and how it is shown."""
+
+    def __init__(self, kind: str | None, start_revision: int | None, form: Literal["table", "json"]) -> None:
+        word = (kind or "").removesuffix("s").replace("-", "_")
+        self._kinds: list[Word] = [cast("Word", word)] if word else []
+        self._start = start_revision
+        self._json = form == "json"
+        self._console = Console(highlight=False)
+
+    async def follow(self, address: str, *, only_changes: bool) -> None:
+        async with (
+            Client(address) as client,
+            aclosing(client.watch(kinds=self._kinds, start_revision=self._start)) as changes,
+        ):
+            async for change in changes:
+                if not (only_changes and change.initial):
+                    self._show(change)
+
+    def _show(self, change: Change) -> None:
+        at = datetime.now(UTC)
+        if self._json:
+            print(as_json(_plain(change, at), indent=None), flush=True)
+            return
+        mark, style = _MARKS[change.what]
+        line = Text.assemble(
+            f"{at.astimezone():%H:%M:%S} ",
+            (mark, style),
+            f" {change.kind.replace('_', ' ')} {change.name}  {inert(_about(change.record))}".rstrip(),
+        )
+        self._console.print(line, soft_wrap=True)
+
+
+def run(
+    address: str,
+    kind: str | None,
+    form: Literal["table", "json"],
+    start_revision: int | None,
+    *,
+    only_changes: bool,
+) -> None:
+    """Until Ctrl-C, which is how it ends well. What the reflector has to say goes to stderr."""
+    logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
+    watcher = Watcher(kind, start_revision, form)
+    with told(address):
+        try:
+            asyncio.run(watcher.follow(address, only_changes=only_changes))
+        except KeyboardInterrupt:
+            return
+
+
+def _plain(change: Change, at: datetime) -> dict[str, object]:
+    return {
+        "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "change": change.what,
+        "kind": change.kind,
+        "name": change.name,
+        "revision": change.revision,
+        "initial": change.initial,
+        "record": None if change.record is None else plain(change.record),
+    }
+
+
+def _about(record: Record | None) -> str:
+    match record:
+        case None:
+            return ""
+        case Provider():
+            return f"{record.provider_type}, serves {len(record.served)}"
+        case Instance():
+            problems = [f"{entry.provider_id}: {entry.problem}" for entry in record.providers if entry.problem]
+            return "; ".join([record.address, *problems])
+        case _:
+            return record.pending_reason or f"{record.provider_id} as {record.provider_resource_id}"

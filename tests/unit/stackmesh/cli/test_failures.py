@@ -1,0 +1,43 @@
+"""What is told when a call fails, and what to do next."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from stackmesh import errors
+from stackmesh.cli.failures import told
+
+
+def said(capsys, error, address="h:1", kind="model"):
+    with pytest.raises(typer.Exit) as raised, told(address, kind):
+        raise error
+    assert raised.value.exit_code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def test_a_gateway_that_knows_nothing_is_not_said_to_route(capsys):
+    """The hint is the same whether it routes by what it knew or has never known anything."""
+    hint = said(capsys, errors.RegistryUnreachable("the gateway has not reached the registry yet")).splitlines()[1]
+    assert hint == "hint: see what is routed meanwhile with: stackmesh get routes; try again when it is back"
+
+
+def test_a_time_limit_of_ours_is_told_in_words_and_the_meshs_own_as_it_is(capsys):
+    assert said(capsys, errors.DeadlineExceeded("Deadline Exceeded")) == (
+        "error: the gateway at h:1 did not answer in time\nhint: it may be stopped or overloaded; try again\n"
+    )
+    assert said(capsys, errors.Timeout("the backend took too long")) == "error: the backend took too long\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("config", "hint: edit the mesh's YAML, and start the registry again"),
+        ("user", "hint: change it with: stackmesh update memory-bank, or remove it with: stackmesh unregister"),
+    ],
+)
+def test_a_name_that_is_taken_is_changed_where_it_comes_from(capsys, source, hint):
+    taken = errors.ResourceExists("taken", metadata={"resource_type": "memory_bank", "source": source})
+    assert hint in said(capsys, taken)
