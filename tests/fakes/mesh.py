@@ -29,7 +29,11 @@ def mesh_config(
     tree = {
         "version": 1,
         "registry": {"store": f"sqlite:///{folder}/registry.db", "address": f"127.0.0.1:{free_port()}"},
-        "gateway": {"address": f"127.0.0.1:{free_port()}", **gateway_options},
+        "gateway": {
+            "address": f"127.0.0.1:{free_port()}",
+            "snapshot_file": str(folder / "gateway.snapshot"),
+            **gateway_options,
+        },
         "providers": {"inference": list(providers)},
         "models": [{"model_id": model} if isinstance(model, str) else model for model in models],
     }

@@ -16,9 +16,7 @@ from stackmesh.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 from stackmesh.interceptors import Errors
-from stackmesh.registry.v1 import models_service_pb2 as models_pb
-from stackmesh.registry.v1.models_service_pb2_grpc import ModelsServiceServicer, add_ModelsServiceServicer_to_server
-from stackmesh.registry.v1.resources_pb2 import Model
+from tests.fakes.registry_api import FakeRegistry
 
 
 class ScriptedInference(InferenceServiceServicer):
@@ -81,48 +79,20 @@ class ScriptedInference(InferenceServiceServicer):
             raise InvalidField("messages", "is empty")
 
 
-class PagedModels(ModelsServiceServicer):
-    """Seven models, three a page. `asked` are the tokens that were sent."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.registered: models_pb.RegisterModelRequest | None = None
-
-    async def ListModels(self, request: models_pb.ListModelsRequest, context: Any) -> models_pb.ListModelsResponse:
-        self.asked.append(request.page_token)
-        start = int(request.page_token or 0)
-        models = [Model(identifier=f"m{i}") for i in range(start, min(start + 3, 7))]
-        token = str(start + 3) if start + 3 < 7 else ""
-        return models_pb.ListModelsResponse(models=models, next_page_token=token)
-
-    async def RegisterModel(
-        self, request: models_pb.RegisterModelRequest, context: Any
-    ) -> models_pb.RegisterModelResponse:
-        self.registered = request
-        model = Model(identifier=request.model_id, provider_id="local", metadata=request.metadata)
-        return models_pb.RegisterModelResponse(model=model)
-
-    async def GetModel(self, request: models_pb.GetModelRequest, context: Any) -> models_pb.GetModelResponse:
-        raise ResourceNotFound(f"no model is called {request.model_id!r}")
-
-    async def UnregisterModel(
-        self, request: models_pb.UnregisterModelRequest, context: Any
-    ) -> models_pb.UnregisterModelResponse:
-        return models_pb.UnregisterModelResponse(revision=1)
-
-
 def _said(word: str) -> pb.StreamChatCompletionResponse:
     kind = pb.ChatCompletionEventType.CHAT_COMPLETION_EVENT_TYPE_PROGRESS
     return pb.StreamChatCompletionResponse(event=pb.ChatCompletionEvent(event_type=kind, text=word))
 
 
 @asynccontextmanager
-async def serving(inference: ScriptedInference, models: PagedModels) -> AsyncGenerator[str]:
+async def serving(
+    inference: ScriptedInference, registry: FakeRegistry, address: str = "127.0.0.1:0"
+) -> AsyncGenerator[str]:
     """The address of a server with both."""
     server = grpc.aio.server(interceptors=[Errors()])
     add_InferenceServiceServicer_to_server(inference, server)
-    add_ModelsServiceServicer_to_server(models, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    registry.add_to(server)
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
