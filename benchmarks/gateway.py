@@ -48,6 +48,8 @@ KEYS: Final[Mapping[str, str]] = {
 }
 """Every key of the result and what it means."""
 
+CHOICES: Final[Mapping[str, Sequence[str]]] = {}
+
 PLAN: Final = Plan(rounds=9, samples=150, limit=60, seconds=0.45)
 FULL_PLAN: Final = Plan(rounds=21, samples=1000, limit=900, seconds=2.0)
 
@@ -150,7 +152,7 @@ async def _cases(folder: Path) -> AsyncGenerator[tuple[Load, Sequence[Case]]]:
     provider = {"provider_id": backend.PROVIDER, "provider_type": backend.PROVIDER_TYPE}
     file = mesh.write(folder, backend.MODEL, provider)
     async with AsyncExitStack() as stack:
-        middle, around = _cores(os.sched_getaffinity(0))
+        middle, around = cores(os.sched_getaffinity(0))
 
         async def start(name: str, *arguments: str, talks: bool = True, cpus: Collection[int] = around) -> Child:
             return await stack.enter_async_context(running(name, *arguments, folder=folder, talks=talks, cpus=cpus))
@@ -173,7 +175,7 @@ async def _cases(folder: Path) -> AsyncGenerator[tuple[Load, Sequence[Case]]]:
         yield Load(load), cases
 
 
-def _cores(allowed: Collection[int]) -> tuple[Collection[int], Collection[int]]:
+def cores(allowed: Collection[int]) -> tuple[Collection[int], Collection[int]]:
     """One core for what is measured, the rest for what is around it; a single one is shared."""
     first, *rest = sorted(allowed)
     return (first,), rest or (first,)

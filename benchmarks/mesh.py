@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ def write(folder: Path, model: str, provider: Mapping[str, Any]) -> MeshFile:
     tree = {
         "version": 1,
         "registry": {"store": f"sqlite:///{folder / 'registry.db'}", "address": mesh.registry},
-        "gateway": {"address": mesh.gateway},
+        "gateway": {"address": mesh.gateway, "snapshot_file": None},
         "providers": {"inference": [provider]},
         "models": [{"model_id": model}],
     }
@@ -53,6 +53,19 @@ async def first_chunk(
 
     Raises BenchmarkError when none does in time, or one of the processes that should answer has ended.
     """
+    await _again(gateway, seconds, children, lambda channel: _first_text(channel, request))
+
+
+async def until_answered(
+    gateway: str, request: pb.ChatCompletionRequest, seconds: float, children: Sequence[Child]
+) -> None:
+    """As `first_chunk`, with unary calls."""
+    await _again(gateway, seconds, children, lambda channel: _answer(channel, request))
+
+
+async def _again(
+    gateway: str, seconds: float, children: Sequence[Child], call: Callable[[grpc.aio.Channel], Awaitable[None]]
+) -> None:
     end = time.perf_counter() + seconds
     while True:
         for child in children:
@@ -60,7 +73,7 @@ async def first_chunk(
         # A new channel each time: a refused connection must not cost its back-off.
         async with grpc.aio.insecure_channel(gateway, options=CLIENT_CHANNEL) as channel:
             try:
-                await _first_text(channel, request)
+                await call(channel)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _NOT_YET:
                     raise BenchmarkError(f"the mesh answered {error.code().name}: {error.details()}") from None
@@ -69,6 +82,10 @@ async def first_chunk(
             else:
                 return
         await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _answer(channel: grpc.aio.Channel, request: pb.ChatCompletionRequest) -> None:
+    await InferenceServiceStub(channel).ChatCompletion(request, timeout=30.0)
 
 
 async def _first_text(channel: grpc.aio.Channel, request: pb.ChatCompletionRequest) -> None:

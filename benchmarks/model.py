@@ -43,6 +43,8 @@ KEYS: Final[Mapping[str, str]] = {
 }
 """Every key of the result and what it means."""
 
+CHOICES: Final[Mapping[str, Sequence[str]]] = {}
+
 PLAN: Final = Plan(rounds=7, samples=20, limit=60, tokens=96)
 FULL_PLAN: Final = Plan(rounds=21, samples=200, limit=900, tokens=256)
 

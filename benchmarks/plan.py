@@ -25,6 +25,8 @@ class Plan:
     """Of load in each case of a round, where there is load."""
     tokens: int = 0
     """Of each answer, where a model answers."""
+    store: str = ""
+    """Of the registry, where it matters."""
     say: Callable[[str], None] = silent
     """Told what is going on, in a few words."""
 

@@ -40,6 +40,18 @@ class Child:
         """
         return time.clock_gettime((~self._process.pid << 3) | _CPUCLOCK_SCHED)
 
+    @property
+    def rss_mb(self) -> float:
+        """The memory it has in RAM now, in MB of 1,000,000 bytes."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+    @property
+    def sockets(self) -> int:
+        """The sockets it has open."""
+        files = Path(f"/proc/{self._process.pid}/fd").iterdir()
+        return sum(str(file.readlink()).startswith("socket:") for file in files)
+
     async def read_line(self, seconds: float = START_SECONDS) -> str:
         """The next line of its stdout. Raises BenchmarkError when it ends, or takes longer."""
         assert self._process.stdout is not None  # noqa: S101 -- it talks

@@ -2,9 +2,10 @@
 
     python -m benchmarks.run gateway          a table for people
     python -m benchmarks.run model --json     one line of JSON, the last on stdout; its keys are flat and stable
+    python -m benchmarks.run registry --store etcd
 
-Each ends within 60 s; --full measures more and takes minutes. How far it is goes to stderr. Nothing else should run
-on the machine meanwhile.
+Each ends within a minute, registry within some; --full measures more and takes longer. How far it is goes to stderr.
+Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from benchmarks import gateway, model
+from benchmarks import gateway, model, registry
 from benchmarks.plan import Plan, Result
 from benchmarks.processes import BenchmarkError
 
@@ -46,11 +47,14 @@ class Benchmark(Protocol):
     @property
     def FULL_PLAN(self) -> Plan: ...  # noqa: N802 -- as above
 
+    @property
+    def CHOICES(self) -> Mapping[str, Sequence[str]]: ...  # noqa: N802 -- what of a plan users choose; the first is it
+
     @staticmethod
     async def measure(plan: Plan, folder: Path) -> Result: ...
 
 
-BENCHMARKS: Final[Mapping[str, Benchmark]] = {"gateway": gateway, "model": model}
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {"gateway": gateway, "model": model, "registry": registry}
 
 _SIZES: Final = {"rounds": int, "seconds": float, "samples": int, "tokens": int}
 """What of a plan can be said on the command line, for a test that has no minute."""
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     benchmark = BENCHMARKS[options.benchmark]
     plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
-    plan = plan.but(**{name: getattr(options, name) for name in _SIZES})
+    plan = plan.but(**{name: getattr(options, name) for name in (*_SIZES, *benchmark.CHOICES)})
     progress = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -119,18 +123,20 @@ def _print_table(name: str, result: Result, keys: Mapping[str, str]) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__, formatter_class=formatter)
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="gateway|model")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="gateway|model|registry")
     for name, benchmark in BENCHMARKS.items():
         text = (benchmark.__doc__ or "").strip()
         kind = kinds.add_parser(
             name,
             help=text.partition("\n")[0],
             description=text,
-            epilog="\n".join(["keys of the result:", *(f"  {k:21} {v}" for k, v in benchmark.KEYS.items())]),
+            epilog="\n".join(["keys of the result:", *(f"  {k:25} {v}" for k, v in benchmark.KEYS.items())]),
             formatter_class=formatter,
         )
         kind.add_argument("--json", action="store_true", help="print one line of JSON instead of a table")
         kind.add_argument("--full", action="store_true", help="measure for minutes, not for one")
+        for choice, values in benchmark.CHOICES.items():
+            kind.add_argument(f"--{choice}", choices=values, default=values[0], help="default: %(default)s")
         for size, of in _SIZES.items():
             kind.add_argument(f"--{size}", type=of, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

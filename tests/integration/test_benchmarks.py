@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gateway, model
+from benchmarks import gateway, model, registry
 from benchmarks.processes import BenchmarkError, running
 
 ROOT = Path(__file__).parents[2]
@@ -20,14 +20,20 @@ ROOT = Path(__file__).parents[2]
 PROMISED = {
     "gateway": ("python.call_ratio", "python.chunk_ratio", "null.call_ratio", "ttft_added_ms_p50", "unstable"),
     "model": ("tokens_per_s_ratio", "cancel_ms_p99", "up_to_first_token_s"),
+    "registry": (
+        "routable_ms_p99.1000",
+        "routable_ms_p99.10000",
+        "call_ratio_10000_over_10",
+        "gateway_rss_mb.10000",
+    ),
 }
 MAY_BE_NEGATIVE = {"ttft_added_ms_p50", "cancel_ms_p99", "cancel_prompt_ms_p50", "cancel_decode_ms_p50"}
 """Differences: on a busy machine a short run may measure less than nothing."""
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, seconds: int = 50) -> subprocess.CompletedProcess[str]:
     # `timeout` asks it to stop, so that it stops what it started; killed, it could not.
-    command = ["timeout", "50", sys.executable, "-m", "benchmarks.run", *arguments]
+    command = ["timeout", str(seconds), sys.executable, "-m", "benchmarks.run", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -60,6 +66,24 @@ def test_model_benchmark_prints_one_object():
     assert set(PROMISED["model"]) <= set(result)
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("store", ["sqlite", "etcd"])
+def test_registry_benchmark_prints_one_object(store: str):
+    options = ("--store", store, "--rounds", "1", "--seconds", "0.1", "--samples", "3")
+    run = bench("registry", "--json", *options, seconds=160)
+    assert run.returncode == 0, run.stderr
+    result = check_result(run.stdout, registry.KEYS)
+    assert set(PROMISED["registry"]) <= set(result)
+    assert result["gateway_sockets.10000"] > 1000
+    assert result["gateway_rss_mb.10000"] < 150
+
+
+def test_only_stores_there_are_can_be_measured():
+    run = bench("registry", "--store", "redis")
+    assert run.returncode == 2
+    assert "sqlite" in run.stderr
+
+
 @pytest.mark.parametrize(
     "printed",
     ["", "{}", '{"a": 1}\n{"a": 1}', '{"a": NaN}', '{"a": 0}', '{"a": {"b": 1}}', '{"a": "1"}', '{"a": 1, "b": 1}'],
@@ -75,13 +99,14 @@ def test_defaults_keep_the_promises():
     assert model.PLAN.rounds >= 7
     assert gateway.PLAN.limit <= 60
     assert model.PLAN.limit <= 60
+    assert registry.PLAN.samples >= 200
     assert len((ROOT / "benchmarks" / "bare_proxy.py").read_text().splitlines()) < 40
 
 
-@pytest.mark.parametrize("name", ["gateway", "model"])
+@pytest.mark.parametrize("name", ["gateway", "model", "registry"])
 def test_help_explains_every_key(name: str):
     run = bench(name, "--help")
-    keys = {"gateway": gateway.KEYS, "model": model.KEYS}[name]
+    keys = {"gateway": gateway.KEYS, "model": model.KEYS, "registry": registry.KEYS}[name]
     assert run.returncode == 0
     assert all(key in run.stdout for key in keys)
     assert "--rounds" not in run.stdout
