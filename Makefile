@@ -36,7 +36,8 @@ test: $(STAMP) ## all tests but the long ones
 
 soak: $(STAMP) ## the long fault and load runs, in full
 	@mkdir -p docs/soak
-	set -o pipefail; $(BIN)/python -m pytest -m slow -v --durations=0 | tee docs/soak/latest.txt
+	set -o pipefail; STACKMESH_SOAK=1 $(BIN)/python -m pytest -v --durations=0 \
+	  $$(grep -rlE --include='test_*.py' 'tests\.scale|mark\.slow' tests) | tee docs/soak/latest.txt
 
 lint: $(STAMP) ## ruff, pyright, import-linter, buf
 	$(BIN)/ruff check .
@@ -56,6 +57,7 @@ proto: $(STAMP) ## generate code and descriptors from protos/
 bench: $(STAMP) ## what the gateway and the mesh cost, as JSON
 	$(BIN)/python -m benchmarks.run gateway --json
 	$(BIN)/python -m benchmarks.run model --json
+	$(BIN)/python -m benchmarks.run registry --json
 
 clean: ## remove what make made
 	rm -rf $(VENV) .build .stackmesh .pytest_cache .ruff_cache .hypothesis dist
