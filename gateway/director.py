@@ -60,13 +60,21 @@ def served_names(kind: ResourceType.ValueType, snapshot: Snapshot) -> Collection
     """The identifiers of a type that can be called now."""
     key = ("served", kind)
     if key not in snapshot.memo:
-        known = snapshot.resources(kind).items()
-        snapshot.memo[key] = [name for name, resource in known if served_by(kind, resource, snapshot)]
+        snapshot.memo[key] = [name for name in snapshot.resources(kind) if whereto(kind, name, snapshot)[1]]
     return snapshot.memo[key]
 
 
-def served_by(kind: ResourceType.ValueType, resource: Resource, snapshot: Snapshot) -> tuple[Endpoint, ...]:
-    """Who serves a resource of a type now."""
+def whereto(
+    kind: ResourceType.ValueType, name: str, snapshot: Snapshot
+) -> tuple[Resource | None, tuple[Endpoint, ...]]:
+    """What calls of a name go to now, and who serves it; nobody if nothing it stands for, or stood for, is served."""
+    for resource in snapshot.targets(kind, name):
+        if endpoints := _served_by(kind, resource, snapshot):
+            return resource, endpoints
+    return None, ()
+
+
+def _served_by(kind: ResourceType.ValueType, resource: Resource, snapshot: Snapshot) -> tuple[Endpoint, ...]:
     key, name = (HOSTED_BY[kind], resource.provider_id), resource.provider_resource_id
     provider = snapshot.providers.get(key)
     if provider is None or resource.pending_reason or name not in provider.served:
@@ -87,11 +95,11 @@ def _of_resource(method: Method, kind: ResourceType.ValueType, name: str, snapsh
         word = type_word(kind)
         named = {"resource_type": word, "resource": name[:100]}
         raise ResourceNotFound(f"no {word} is called {name!r}; served now, {hint}", metadata=named)
-    endpoints = served_by(kind, resource, snapshot)
-    if not endpoints:
+    called, endpoints = whereto(kind, name, snapshot)
+    if called is None:
         raise _not_serving(kind, name, resource, snapshot)
-    provider = snapshot.providers[HOSTED_BY[kind], resource.provider_id]
-    return _target(provider, endpoints, snapshot.revision, resource.provider_resource_id, name)
+    provider = snapshot.providers[HOSTED_BY[kind], called.provider_id]
+    return _target(provider, endpoints, snapshot.revision, called.provider_resource_id, name)
 
 
 def _not_serving(

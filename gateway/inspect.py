@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 import stackmesh
 from gateway.balancer import Balancer
 from gateway.channels import Channels
-from gateway.director import served_by
+from gateway.director import whereto
 from gateway.health import serving
 from gateway.snapshot import ProviderKey, Resource, Snapshot, SnapshotView
 from gateway.standing import Standing
@@ -24,7 +24,7 @@ from stackmesh.errors import InvalidField, InvalidPageToken
 from stackmesh.inspect.v1 import inspect_service_pb2 as pb
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceServicer
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
-from stackmesh.serving import verdict
+from stackmesh.serving import still, verdict
 
 _DEFAULT_PAGE: Final = 100
 _MOST: Final = 1000
@@ -162,15 +162,19 @@ def _route(key: RouteKey, snapshot: Snapshot) -> pb.RouteInfo:
     kind, identifier = key
     resource: Resource = snapshot.resources(kind)[identifier]
     provider_key = HOSTED_BY[kind], resource.provider_id
-    provider = snapshot.providers.get(provider_key)
-    state, reason = verdict(resource, provider, snapshot.hosts(provider_key))
+    state, reason = verdict(resource, snapshot.providers.get(provider_key), snapshot.hosts(provider_key))
+    called, endpoints = whereto(kind, identifier, snapshot)
+    if called is not None and called is not resource:
+        state, reason = still(called, reason)
+        resource = called
+    provider = snapshot.providers.get((HOSTED_BY[kind], resource.provider_id))
     return pb.RouteInfo(
         resource_type=kind,
         identifier=identifier,
         provider_id=resource.provider_id,
         provider_type=provider.row.provider_type if provider is not None else "",
         provider_resource_id=resource.provider_resource_id,
-        addresses=[endpoint.address for endpoint in served_by(kind, resource, snapshot)],
+        addresses=[endpoint.address for endpoint in endpoints],
         serving_state=state,
         serving_reason=reason,
     )

@@ -113,8 +113,8 @@ class LastGood:
 def _same(one: Snapshot, other: Snapshot | None) -> bool:
     """Whether both route alike."""
     return other is not None and (
-        (one.store_id, one.by_type, one.providers, one.instances)
-        == (other.store_id, other.by_type, other.providers, other.instances)
+        (one.store_id, one.by_type, one.earlier, one.providers, one.instances)
+        == (other.store_id, other.by_type, other.earlier, other.providers, other.instances)
     )
 
 

@@ -99,6 +99,10 @@ class Snapshot:
     by_type: Mapping[ResourceType.ValueType, Mapping[str, Resource]] = field(
         default_factory=dict[ResourceType.ValueType, Mapping[str, Resource]]
     )
+    earlier: Mapping[ResourceType.ValueType, Mapping[str, Resource]] = field(
+        default_factory=dict[ResourceType.ValueType, Mapping[str, Resource]]
+    )
+    """What names stood for before an update; calls go there until what they stand for now is served."""
     providers: Mapping[ProviderKey, Provider] = field(default_factory=dict[ProviderKey, Provider])
     instances: Mapping[str, Instance] = field(default_factory=dict[str, Instance])
     by_provider: Mapping[ProviderKey, Mapping[str, Host]] = field(default_factory=dict[ProviderKey, Mapping[str, Host]])
@@ -109,6 +113,12 @@ class Snapshot:
     def resources(self, kind: ResourceType.ValueType) -> Mapping[str, Resource]:
         """The resources of a type, by identifier."""
         return self.by_type.get(kind, _NONE)
+
+    def targets(self, kind: ResourceType.ValueType, name: str) -> Iterator[Resource]:
+        """What a name stands for, and what it stood for before if that still matters."""
+        for known in (self.by_type, self.earlier):
+            if (resource := known.get(kind, _NONE).get(name)) is not None:
+                yield resource
 
     def hosts(self, key: ProviderKey) -> Collection[Host]:
         """The live instances that host a provider."""
@@ -131,6 +141,11 @@ class Snapshot:
             for identifier, resource in self.resources(kind.resource_type).items():
                 entry = pb.Entry(key=f"{kind.word}/{identifier}")
                 getattr(entry, kind.word).MergeFrom(kind.message(identifier=identifier, **resource._asdict()))
+                yield entry
+            for identifier, resource in self.earlier.get(kind.resource_type, _NONE).items():
+                entry = pb.Entry(key=f"handover/{kind.word}/{identifier}")
+                earlier = kind.message(identifier=identifier, **resource._asdict())
+                getattr(entry.handover, kind.word).MergeFrom(earlier)
                 yield entry
 
     def __repr__(self) -> str:
@@ -162,6 +177,7 @@ class _Edit:
     def __init__(self, base: Snapshot) -> None:
         self._base = base
         self._by_type = dict(base.by_type)
+        self._earlier = dict(base.earlier)
         self._providers = dict(base.providers)
         self._instances: dict[str, Instance] | None = None  # not written to
         self._by_provider = dict(base.by_provider)
@@ -172,7 +188,11 @@ class _Edit:
         prefix, _, name = entry.key.partition("/")
         there = entry.WhichOneof("value") is not None
         if (kind := _KIND_OF.get(prefix)) is not None:
-            self._put_resource(kind, name, getattr(entry, prefix) if there else None)
+            self._put_resource(self._by_type, kind, name, getattr(entry, prefix) if there else None)
+        elif prefix == "handover":
+            word, _, name = name.partition("/")
+            if (kind := _KIND_OF.get(word)) is not None:
+                self._put_resource(self._earlier, kind, name, getattr(entry.handover, word) if there else None)
         elif prefix == "instance":
             self._put_instance(name, entry.instance if there else None)
         elif prefix == "provider":
@@ -185,19 +205,20 @@ class _Edit:
             self._base,
             revision=revision,
             by_type=self._by_type,
+            earlier=self._earlier,
             providers=self._providers,
             instances=self._base.instances if self._instances is None else self._instances,
             by_provider=self._by_provider,
             memo={},
         )
 
-    def _put_resource(self, kind: Kind, name: str, row: Any) -> None:
-        known = self._copy(self._by_type, kind.resource_type)
+    def _put_resource(self, maps: dict[Any, Mapping[str, Resource]], kind: Kind, name: str, row: Any) -> None:
+        known = self._copy(maps, kind.resource_type)
         if row is not None:
             known[name] = Resource(intern(row.provider_id), row.provider_resource_id, row.pending_reason)
         else:
             known.pop(name, None)
-            self._drop_if_empty(self._by_type, kind.resource_type)
+            self._drop_if_empty(maps, kind.resource_type)
 
     def _put_provider(self, key: ProviderKey, row: rows.Provider | None) -> None:
         if row is None:

@@ -1,4 +1,9 @@
-"""What is kept under which key: `model/NAME`, `provider/API/ID`, `instance/ID`. The identifier is last, never split."""
+"""What is kept under which key. The identifier is last, never split.
+
+model/NAME, shield/NAME, memory_bank/NAME, agent/NAME    a resource
+provider/API/ID, instance/ID
+handover/TYPE/NAME                                       what a resource stood for before its last update
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from typing import Final, TypeVar, cast
 from google.protobuf.message import DecodeError
 
 from registry_service.store import Delete, Row, Store
+from stackmesh import resources
 from stackmesh.registry.v1 import resources_pb2 as pb, watch_service_pb2
 from stackmesh.registry.v1.watch_service_pb2 import EntryKind
 from stackmesh.resources import KINDS, Kind, Resource, api_word, kind_of
@@ -19,14 +25,16 @@ log = logging.getLogger(__name__)
 
 PROVIDERS: Final = "provider/"
 INSTANCES: Final = "instance/"
+HANDOVERS: Final = "handover/"
 
-Record = Resource | pb.Provider | pb.Instance
+Record = Resource | pb.Provider | pb.Instance | pb.Handover
 R = TypeVar("R")
 
 _MESSAGES: Final[Mapping[str, type[Record]]] = {
     **{f"{kind.word}/": kind.message for kind in KINDS.values()},
     PROVIDERS: pb.Provider,
     INSTANCES: pb.Instance,
+    HANDOVERS: pb.Handover,
 }
 """What is kept under keys with a prefix."""
 
@@ -34,6 +42,7 @@ PREFIXES: Final[Mapping[EntryKind.ValueType, str]] = {
     **{kind.entry_kind: f"{kind.word}/" for kind in KINDS.values()},
     EntryKind.ENTRY_KIND_PROVIDER: PROVIDERS,
     EntryKind.ENTRY_KIND_INSTANCE: INSTANCES,
+    EntryKind.ENTRY_KIND_HANDOVER: HANDOVERS,
 }
 """Where the entries of a kind are kept."""
 
@@ -55,12 +64,19 @@ def instance_key(instance_id: str) -> str:
     return f"{INSTANCES}{instance_id}"
 
 
+def handover_key(kind: Kind, identifier: str) -> str:
+    return f"{HANDOVERS}{kind.word}/{identifier}"
+
+
 def key_of(record: Record) -> str:
     match record:
         case pb.Provider():
             return provider_key(record.api, record.provider_id)
         case pb.Instance():
             return instance_key(record.instance_id)
+        case pb.Handover():
+            earlier = resources.earlier(record)
+            return handover_key(kind_of(earlier), earlier.identifier)
         case _:
             return resource_key(kind_of(record), record.identifier)
 
@@ -69,7 +85,7 @@ def encode(record: Record) -> bytes:
     """The bytes to be stored: without the revision, which is the row's, and without what is only a view."""
     kept = copy.deepcopy(record)
     kept.ClearField("revision")
-    if not isinstance(kept, pb.Provider | pb.Instance):
+    if isinstance(kept, Resource):
         kept.ClearField("serving_state")
         kept.ClearField("serving_reason")
     return kept.SerializeToString(deterministic=True)
@@ -92,6 +108,17 @@ def provider(row: Row) -> pb.Provider:
 
 def instance(row: Row) -> pb.Instance:
     return cast("pb.Instance", record(row))
+
+
+def handover(row: Row) -> pb.Handover:
+    return cast("pb.Handover", record(row))
+
+
+def provider_of(record: Record) -> str:
+    """The provider of a resource, or of what one stood for before; empty for what has none."""
+    if isinstance(record, pb.Handover):
+        return resources.earlier(record).provider_id
+    return record.provider_id if isinstance(record, Resource) else ""
 
 
 def split(key: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from registry_service.lists.providers import Providers
 from registry_service.lists.watch import Watch
 from registry_service.mirror.feed import Feed
 from registry_service.mirror.mirror import Mirror
+from registry_service.registering.handovers import Handovers
 from registry_service.registering.registrations import Registrations
 from registry_service.registering.resolve import Resolver
 from registry_service.registering.service import DESCRIPTORS, all_handlers
@@ -104,6 +105,7 @@ async def running(config: Config, store: Store | None = None) -> AsyncGenerator[
         for work, name in (
             (declared.run(), "follow the YAML"),
             (Discovered(config, store, mirror).run(), "follow what is served"),
+            (Handovers(store, mirror).run(), "end handovers"),
             (compacting(store), "compact"),
             (_tell_health(listener, mirror, declared.followed), "tell health"),
         ):

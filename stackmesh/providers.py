@@ -52,7 +52,8 @@ class Provider(Protocol):
         ...
 
     async def unload(self, provider_resource_id: str) -> None:
-        """Nothing is registered under this name any more: let go of what `load` took, however far it came.
+        """Nothing is registered under this name any more: let go of what `load` took, however far it came, once the
+        calls in flight have ended.
 
         Not called when the process ends, nor for what was unregistered while it did not run.
         """

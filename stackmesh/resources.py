@@ -64,6 +64,16 @@ def kind_of(resource: Resource) -> Kind:
     return next(kind for kind in KINDS.values() if isinstance(resource, kind.message))
 
 
+def earlier(handover: pb.Handover) -> Resource:
+    """What a resource stood for before its last update."""
+    return getattr(handover, handover.WhichOneof("earlier") or KINDS[ResourceType.RESOURCE_TYPE_MODEL].word)
+
+
+def handover_of(resource: Resource) -> pb.Handover:
+    """From what a resource stands for now."""
+    return pb.Handover(**{kind_of(resource).word: resource})  # pyright: ignore[reportArgumentType] -- one of its fields
+
+
 def api_word(api: Api.ValueType) -> str:
     """`inference` for API_INFERENCE."""
     return Api.Name(api).removeprefix("API_").lower()

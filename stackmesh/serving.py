@@ -99,6 +99,12 @@ def verdict(resource: Routed, provider: Offer | None, hosts: Collection[Host]) -
     return _not_serving(f"{why}: {problem}" if problem else why)
 
 
+def still(earlier: Routed, reason: str) -> tuple[ServingState.ValueType, str]:
+    """The state of a resource that is not served, for a reason, while what it stood for before its last update is."""
+    where = f"{earlier.provider_resource_id} at {earlier.provider_id}"
+    return ServingState.SERVING_STATE_SERVING, f"calls still go to {where}, as before the update: {reason}"
+
+
 def _not_serving(reason: str) -> tuple[ServingState.ValueType, str]:
     return ServingState.SERVING_STATE_NOT_SERVING, reason
 

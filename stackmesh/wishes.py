@@ -35,6 +35,7 @@ class Wishes:
     def filter(api: Api.ValueType, provider_ids: Collection[str]) -> pb.EntryFilter:
         """What the registry need send. Whatever else comes is left out here: a filter saves work, it is no promise."""
         kinds = [kind.entry_kind for kind in KINDS.values() if kind.api == api]
+        kinds.append(pb.ENTRY_KIND_HANDOVER)
         return pb.EntryFilter(kinds=kinds, provider_ids=sorted(provider_ids))
 
     def replace(self, entries: Sequence[pb.Entry], revision: int) -> None:  # noqa: ARG002 -- as a View's
@@ -60,10 +61,12 @@ class Wishes:
 
         What was only discovered is no wish: or what is deleted at a backend would be loaded there again.
         """
-        word = entry.WhichOneof("value")
+        word, holder = entry.WhichOneof("value"), entry
+        if word == "handover":  # what a name stood for is wanted until what it stands for now is served
+            word, holder = entry.handover.WhichOneof("earlier"), entry.handover
         if word not in self._words:
             return None
-        row: Resource = getattr(entry, word)
+        row: Resource = getattr(holder, word)
         if row.provider_id not in self._providers or not row.provider_resource_id:
             return None
         return row if row.source != resources_pb2.SOURCE_DISCOVERED else None

@@ -35,7 +35,7 @@ class Wanted:
         return not self.prefixes or prefix in self.prefixes
 
     def of(self, prefix: str, provider_id: str) -> bool:
-        """Whether an entry under a prefix is wanted that, if it is a resource, is of this provider."""
+        """Whether an entry under a prefix is wanted that, if it is of a provider, is of this one."""
         return self.kind(prefix) and (
             not self.provider_ids or prefix in _OF_NO_PROVIDER or provider_id in self.provider_ids
         )
@@ -48,7 +48,7 @@ class Wanted:
         if not self.provider_ids or prefix in _OF_NO_PROVIDER:
             return True
         try:
-            return records.resource(row).provider_id in self.provider_ids
+            return records.provider_of(records.record(row)) in self.provider_ids
         except DecodeError:
             return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -52,6 +52,13 @@ class Known:
         found = cast("Iterable[resources_pb2.Provider]", self.by_prefix.get(records.PROVIDERS, _NONE).values())
         wanted = (provider for provider in found if api is None or provider.api == api)
         return sorted(wanted, key=lambda provider: (provider.api, provider.position, provider.provider_id))
+
+    def handover(self, kind: Kind, identifier: str) -> resources_pb2.Handover | None:
+        """What a resource stood for before, while that matters."""
+        return cast("resources_pb2.Handover | None", self.get(records.handover_key(kind, identifier)))
+
+    def handovers(self) -> Collection[resources_pb2.Handover]:
+        return cast("Collection[resources_pb2.Handover]", self.by_prefix.get(records.HANDOVERS, _NONE).values())
 
     def instance(self, instance_id: str) -> resources_pb2.Instance | None:
         return self.instances().get(instance_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from registry_service import records
 from registry_service.lists.filters import EVERYTHING, Wanted
-from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
+from stackmesh.registry.v1 import watch_service_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,9 @@ def tell(change: pb.Change, before: str | None) -> Told:
 
 
 def provider_of(entry: pb.Entry) -> str:
-    """The provider of a resource; empty if it has none, is deleted, or is no resource."""
+    """The provider of a resource or a handover; empty if it has none, or is deleted."""
     found = records.of_entry(entry)
-    if found is None or isinstance(found, resources_pb2.Provider | resources_pb2.Instance):
-        return ""
-    return found.provider_id
+    return "" if found is None else records.provider_of(found)
 
 
 def response(revision: int, told: Iterable[bytes] = ()) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,6 +13,7 @@ from registry_service import records
 from registry_service.mirror.known import Known
 from registry_service.mirror.mirror import Mirror
 from registry_service.registering import embedding, payloads, requests
+from registry_service.registering.handovers import handed_over
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
 from stackmesh.errors import Conflict, Declared, NotHosted, NotServing, ResourceExists, ResourceNotFound
@@ -62,7 +63,7 @@ class Registrations:
                 return copy.deepcopy(before)
             relies_on = embedding.needed(known, asked)
             row = await self._resolved(known, copy.deepcopy(asked))
-            return await self._write(before, row, relies_on)
+            return await self._write(known, before, row, relies_on)
 
         return await self._insist(asked.identifier, attempt)
 
@@ -82,7 +83,7 @@ class Registrations:
                 row = await self._resolved(known, row)
             if before.source == SOURCE_USER and records.encode(row) == records.encode(before):
                 return row
-            return await self._write(before, row, relies_on)
+            return await self._write(known, before, row, relies_on)
 
         return await self._insist(asked.identifier, attempt)
 
@@ -96,7 +97,9 @@ class Registrations:
             _check_own(kind, row, "remove it from the YAML")
             if expected:
                 _check_revision(row, expected)
-            return await self._commit(Delete(key := records.key_of(row)), {key: row.revision})
+            key, handover = records.key_of(row), known.handover(kind, identifier)
+            gone = [Delete(key), *([] if handover is None else [Delete(records.key_of(handover))])]
+            return await self._commit(gone, {key: row.revision})
 
         return await self._insist(identifier, attempt)
 
@@ -116,19 +119,21 @@ class Registrations:
         row.provider_id, row.provider_resource_id = resolved.provider_id, resolved.provider_resource_id
         return row
 
-    async def _write(self, before: Resource | None, row: Resource, relies_on: Mapping[str, int]) -> Resource:
+    async def _write(
+        self, known: Known, before: Resource | None, row: Resource, relies_on: Mapping[str, int]
+    ) -> Resource:
         """Make it the user's, in one commit."""
         row.source = SOURCE_USER
         row.updated_at.CopyFrom(now())
         row.created_at.CopyFrom(row.updated_at if before is None else before.created_at)
         key = records.key_of(row)
         expect = {**relies_on, key: 0 if before is None else before.revision}
-        row.revision = await self._commit(Put(key, records.encode(row)), expect)
+        row.revision = await self._commit([Put(key, records.encode(row)), *handed_over(known, before, row)], expect)
         return row
 
-    async def _commit(self, op: Op, expect: Mapping[str, int]) -> int:
+    async def _commit(self, ops: Sequence[Op], expect: Mapping[str, int]) -> int:
         try:
-            return await self._store.commit([op], expect=expect)
+            return await self._store.commit(ops, expect=expect)
         except Conflict as error:
             raise _Moved from error
 

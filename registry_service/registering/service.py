@@ -26,7 +26,7 @@ from stackmesh.registry.v1 import (
     shields_service_pb2,
 )
 from stackmesh.registry.v1.resources_pb2 import Instance
-from stackmesh.resources import KINDS, Kind, Resource
+from stackmesh.resources import KINDS, Kind, Resource, earlier
 from stackmesh.routes import ResourceType
 
 DESCRIPTORS: Final[Mapping[ResourceType.ValueType, ServiceDescriptor]] = {
@@ -74,7 +74,8 @@ class ResourceService:
     async def _one(self, row: Resource) -> Mapping[str, Any]:
         """A row with its serving state, as it is now."""
         known, api = await self._mirror.current(), self._kind.api
-        self._states.fill(row, known.provider(api, row.provider_id), known.hosts(api, row.provider_id))
+        handover = known.handover(self._kind, row.identifier)
+        self._states.tell(row, handover, lambda name: (known.provider(api, name), known.hosts(api, name)))
         return {self._kind.word: row}
 
     async def _judge(self, rows: Sequence[Resource], revision: int) -> None:
@@ -87,9 +88,12 @@ class ResourceService:
             for entry in instance.providers:
                 if entry.api == self._kind.api and entry.provider_id in hosts:
                     hosts[entry.provider_id][instance.instance_id] = instance
+        under = f"{records.HANDOVERS}{records.prefix(self._kind)}"
+        there, _ = await records.read(self._store, under, records.handover, revision)
+        handovers = {earlier(handover).identifier: handover for handover in there}
         states = States()
         for row in rows:
-            states.fill(row, providers.get(row.provider_id), hosts.get(row.provider_id, {}))
+            states.tell(row, handovers.get(row.identifier), lambda name: (providers.get(name), hosts.get(name, {})))
 
 
 def handlers(service: ResourceService, descriptor: ServiceDescriptor) -> grpc.GenericRpcHandler:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stackmesh.registry.v1 import resources_pb2 as pb
-from stackmesh.resources import Resource
-from stackmesh.serving import hosted, verdict
+from stackmesh.resources import Resource, earlier
+from stackmesh.serving import ServingState, hosted, still, verdict
 
 Hosts = Mapping[str, pb.Instance]
 """The live instances that host a provider, by id."""
+
+Look = Callable[[str], tuple[pb.Provider | None, Hosts]]
+"""What there is of a provider, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class States:
 
     def __init__(self) -> None:
         self._offers: dict[str, _Offer] = {}
+
+    def tell(self, row: Resource, handover: pb.Handover | None, look: Look) -> None:
+        """As `fill`; and if the row is not served, but what it stood for before is, say that."""
+        self.fill(row, *look(row.provider_id))
+        if handover is None or row.serving_state == ServingState.SERVING_STATE_SERVING:
+            return
+        before = copy.deepcopy(earlier(handover))
+        self.fill(before, *look(before.provider_id))
+        if before.serving_state == ServingState.SERVING_STATE_SERVING:
+            row.serving_state, row.serving_reason = still(before, row.serving_reason)
 
     def fill(self, row: Resource, provider: pb.Provider | None, hosts: Hosts) -> None:
         """Set the row's serving state, and why it is not SERVING. `provider` and `hosts` are those it names."""

@@ -15,7 +15,8 @@ from stackmesh.cli.failures import told
 from stackmesh.cli.show import as_json, inert, plain
 from stackmesh.client import Change, Client, What
 from stackmesh.client.watch import Record, Word
-from stackmesh.registry.v1.resources_pb2 import Instance, Provider
+from stackmesh.registry.v1.resources_pb2 import Handover, Instance, Provider
+from stackmesh.resources import earlier
 
 _MARKS: Final = {What.ADDED: ("+", "green"), What.UPDATED: ("~", "yellow"), What.REMOVED: ("-", "red")}
 
@@ -92,5 +93,10 @@ def _about(record: Record | None) -> str:
         case Instance():
             problems = [f"{entry.provider_id}: {entry.problem}" for entry in record.providers if entry.problem]
             return "; ".join([record.address, *problems])
+        case Handover():
+            before = earlier(record)
+            return (
+                f"calls go to {before.provider_resource_id} at {before.provider_id} until what it stands for is served"
+            )
         case _:
             return record.pending_reason or f"{record.provider_id} as {record.provider_resource_id}"

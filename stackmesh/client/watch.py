@@ -18,8 +18,8 @@ from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
 from stackmesh.resources import Resource
 from stackmesh.tasks import background
 
-Word = Literal["model", "shield", "memory_bank", "agent", "provider", "instance"]
-Record = Resource | resources_pb2.Provider | resources_pb2.Instance
+Word = Literal["model", "shield", "memory_bank", "agent", "provider", "instance", "handover"]
+Record = Resource | resources_pb2.Provider | resources_pb2.Instance | resources_pb2.Handover
 
 
 class What(StrEnum):
@@ -37,7 +37,7 @@ class Change:
     what: What
     kind: Word
     name: str
-    """Its identifier; of a provider `API/ID`."""
+    """Its identifier; of a provider `API/ID`, of a handover `TYPE/NAME`."""
     record: Record | None
     """As it is now; of what was removed as it was, None if that is not known."""
     revision: int

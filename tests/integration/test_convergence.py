@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,13 @@ import pytest
 import gateway.server
 import registry_service.server
 import services.inference.server
+from registry_service.sqlite.store import SqliteStore
 from stackmesh.client import Client, user
 from stackmesh.config import Config
 from stackmesh.errors import MeshError, NotServing
 from stackmesh.registry.v1.resources_pb2 import ServingState
-from tests.fakes.mesh import mesh_config, running_mesh
+from stackmesh.tasks import background
+from tests.fakes.mesh import all_serving, mesh_config, running_mesh
 from tests.fakes.openai_server import OpenAIServer
 from tests.waiting import until
 
@@ -145,3 +147,47 @@ async def test_a_model_that_was_pulled_a_moment_ago_answers_the_call_after_its_r
                 backend.models = [*backend.models, f"pulled-{number}"]
                 await client.models.register(f"pulled-{number}")
                 await client.inference.chat_completion(model_id=f"pulled-{number}", messages=[user("hi")])
+
+
+class Forgets(SqliteStore):
+    """Keeps nothing of what a name stood for before its update."""
+
+    async def commit(self, ops, *, expect=None):
+        return await super().commit([op for op in ops if not op.key.startswith("handover/")], expect=expect)
+
+
+async def called_through_updates(folder: Path, store: SqliteStore) -> list[str]:
+    """What calls of a name said while it was updated to what has to be loaded, and back again and again."""
+    config = echo_mesh(folder, loadable=["big", "huge"], load_seconds=0.4)
+    async with AsyncExitStack() as stack:
+        for process in (
+            registry_service.server.running(config, store),
+            gateway.server.running(config),
+            services.inference.server.running(config),
+        ):
+            await stack.enter_async_context(process)
+        client = await stack.enter_async_context(Client(config.gateway.address, timeout=30))
+        await until(lambda: all_serving(client, ["one"]))
+        row = await client.models.register("mine", provider_model_id="one")
+        said: list[str] = []
+
+        async def call() -> None:
+            while True:
+                said.append(await says(client, "mine"))
+
+        async with background(call(), "calls"), background(call(), "more calls"):
+            for own in ("big", "huge", "one", "huge"):
+                row = await client.models.update("mine", expected_revision=row.revision, provider_model_id=own)
+                await answers(client, "mine", own)
+        return said
+
+
+async def test_a_name_that_is_updated_answers_all_the_while(tmp_path):
+    said = await called_through_updates(tmp_path, SqliteStore(tmp_path / "registry.db"))
+    assert set(said) == {"one", "big", "huge"}
+    assert len(said) > 100
+
+
+async def test_the_check_finds_a_registry_that_forgets_what_the_name_was(tmp_path):
+    said = await called_through_updates(tmp_path, Forgets(tmp_path / "registry.db"))
+    assert any("is registered but not served now" in each for each in said)

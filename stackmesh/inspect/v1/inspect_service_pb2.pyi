@@ -243,7 +243,7 @@ class RouteInfo(_message.Message):
     identifier: _builtins.str
     """The name its users call it by."""
     provider_id: _builtins.str
-    """The provider that serves it."""
+    """The provider that serves it; after an Update, the one that did before until the new one does."""
     provider_type: _builtins.str
     """The type of that provider."""
     provider_resource_id: _builtins.str
@@ -251,7 +251,7 @@ class RouteInfo(_message.Message):
     serving_state: _resources_pb2.ServingState.ValueType
     """Whether it can be called now."""
     serving_reason: _builtins.str
-    """Why it cannot. Empty when it can."""
+    """Why it cannot; or why calls still go where they went before an Update. Empty: neither."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The addresses that serve it now."""

@@ -26,10 +26,10 @@ class AgentsServiceStub:
     ListAgents: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.ListAgentsRequest, _agents_service_pb2.ListAgentsResponse]
     """Returns the agents in the order of their identifiers, as they were at one revision."""
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.UpdateAgentRequest, _agents_service_pb2.UpdateAgentResponse]
-    """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-    stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-    registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for an agent of the YAML. One
-    that was discovered becomes the user's.
+    """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+    calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+    when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for an agent of the YAML.
+    One that was discovered becomes the user's.
     """
     UnregisterAgent: _aio.UnaryUnaryMultiCallable[_agents_service_pb2.UnregisterAgentRequest, _agents_service_pb2.UnregisterAgentResponse]
     """Removes a registration. FAILED_PRECONDITION (DECLARED) for an agent of the YAML: remove it there. One that was
@@ -72,10 +72,10 @@ class AgentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agents_service_pb2.UpdateAgentRequest,
         context: _aio.ServicerContext[_agents_service_pb2.UpdateAgentRequest, _abc.Awaitable[_agents_service_pb2.UpdateAgentResponse]],
     ) -> _abc.Awaitable[_agents_service_pb2.UpdateAgentResponse]:
-        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for an agent of the YAML. One
-        that was discovered becomes the user's.
+        """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+        calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+        when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for an agent of the YAML.
+        One that was discovered becomes the user's.
         """
 
     @_abc_1.abstractmethod

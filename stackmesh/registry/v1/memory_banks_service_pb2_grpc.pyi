@@ -26,9 +26,9 @@ class MemoryBanksServiceStub:
     ListMemoryBanks: _aio.UnaryUnaryMultiCallable[_memory_banks_service_pb2.ListMemoryBanksRequest, _memory_banks_service_pb2.ListMemoryBanksResponse]
     """Returns the memory banks in the order of their identifiers, as they were at one revision."""
     UpdateMemoryBank: _aio.UnaryUnaryMultiCallable[_memory_banks_service_pb2.UpdateMemoryBankRequest, _memory_banks_service_pb2.UpdateMemoryBankResponse]
-    """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-    stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-    registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a memory bank of the YAML.
+    """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+    calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+    when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a memory bank of the YAML.
     One that was discovered becomes the user's.
     """
     UnregisterMemoryBank: _aio.UnaryUnaryMultiCallable[_memory_banks_service_pb2.UnregisterMemoryBankRequest, _memory_banks_service_pb2.UnregisterMemoryBankResponse]
@@ -72,9 +72,9 @@ class MemoryBanksServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_banks_service_pb2.UpdateMemoryBankRequest,
         context: _aio.ServicerContext[_memory_banks_service_pb2.UpdateMemoryBankRequest, _abc.Awaitable[_memory_banks_service_pb2.UpdateMemoryBankResponse]],
     ) -> _abc.Awaitable[_memory_banks_service_pb2.UpdateMemoryBankResponse]:
-        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a memory bank of the YAML.
+        """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+        calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+        when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a memory bank of the YAML.
         One that was discovered becomes the user's.
         """
 

@@ -90,10 +90,10 @@ class ModelsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateModel(self, request, context):
-        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
-        that was discovered becomes the user's.
+        """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+        calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+        when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML.
+        One that was discovered becomes the user's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

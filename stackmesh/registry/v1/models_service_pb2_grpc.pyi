@@ -26,10 +26,10 @@ class ModelsServiceStub:
     ListModels: _aio.UnaryUnaryMultiCallable[_models_service_pb2.ListModelsRequest, _models_service_pb2.ListModelsResponse]
     """Returns the models in the order of their identifiers, as they were at one revision."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_models_service_pb2.UpdateModelRequest, _models_service_pb2.UpdateModelResponse]
-    """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-    stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-    registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
-    that was discovered becomes the user's.
+    """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+    calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+    when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML.
+    One that was discovered becomes the user's.
     """
     UnregisterModel: _aio.UnaryUnaryMultiCallable[_models_service_pb2.UnregisterModelRequest, _models_service_pb2.UnregisterModelResponse]
     """Removes a registration. FAILED_PRECONDITION (DECLARED) for a model of the YAML: remove it there. One that was
@@ -72,10 +72,10 @@ class ModelsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_service_pb2.UpdateModelRequest,
         context: _aio.ServicerContext[_models_service_pb2.UpdateModelRequest, _abc.Awaitable[_models_service_pb2.UpdateModelResponse]],
     ) -> _abc.Awaitable[_models_service_pb2.UpdateModelResponse]:
-        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML. One
-        that was discovered becomes the user's.
+        """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+        calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+        when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a model of the YAML.
+        One that was discovered becomes the user's.
         """
 
     @_abc_1.abstractmethod

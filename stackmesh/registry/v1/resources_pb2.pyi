@@ -60,7 +60,7 @@ class _ServingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServingS
     DESCRIPTOR: _descriptor.EnumDescriptor
     SERVING_STATE_UNSPECIFIED: _ServingState.ValueType  # 0
     SERVING_STATE_SERVING: _ServingState.ValueType  # 1
-    """A live instance serves it."""
+    """A live instance serves it, or, after an Update, still what it stood for before."""
     SERVING_STATE_NOT_SERVING: _ServingState.ValueType  # 2
     """It is registered, but no live instance serves it."""
     SERVING_STATE_PENDING: _ServingState.ValueType  # 3
@@ -71,7 +71,7 @@ class ServingState(_ServingState, metaclass=_ServingStateEnumTypeWrapper):
 
 SERVING_STATE_UNSPECIFIED: ServingState.ValueType  # 0
 SERVING_STATE_SERVING: ServingState.ValueType  # 1
-"""A live instance serves it."""
+"""A live instance serves it, or, after an Update, still what it stood for before."""
 SERVING_STATE_NOT_SERVING: ServingState.ValueType  # 2
 """It is registered, but no live instance serves it."""
 SERVING_STATE_PENDING: ServingState.ValueType  # 3
@@ -110,7 +110,7 @@ class Model(_message.Message):
     serving_state: Global___ServingState.ValueType
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
-    """Why it is not SERVING. Empty when it is."""
+    """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever its users want to remember. At most 16 KiB."""
@@ -178,7 +178,7 @@ class Shield(_message.Message):
     serving_state: Global___ServingState.ValueType
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
-    """Why it is not SERVING. Empty when it is."""
+    """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
         """What its provider needs to know, as its provider defines it. At most 16 KiB."""
@@ -246,7 +246,7 @@ class MemoryBank(_message.Message):
     serving_state: Global___ServingState.ValueType
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
-    """Why it is not SERVING. Empty when it is."""
+    """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
     @_builtins.property
     def params(self) -> Global___MemoryBankParams:
         """What kind of bank it is."""
@@ -441,7 +441,7 @@ class Agent(_message.Message):
     serving_state: Global___ServingState.ValueType
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
-    """Why it is not SERVING. Empty when it is."""
+    """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever its users want to remember. At most 16 KiB."""
@@ -476,6 +476,56 @@ class Agent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class Handover(_message.Message):
+    """What a resource stood for before its last Update. It stays loaded, and calls go there, until what the name stands for
+    now is served; and some seconds longer, until every gateway knows. Then the registry removes this.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SHIELD_FIELD_NUMBER: _builtins.int
+    MEMORY_BANK_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The store's revision of the last change. Set by the registry."""
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """Of a model."""
+
+    @_builtins.property
+    def shield(self) -> Global___Shield:
+        """Of a shield."""
+
+    @_builtins.property
+    def memory_bank(self) -> Global___MemoryBank:
+        """Of a memory bank."""
+
+    @_builtins.property
+    def agent(self) -> Global___Agent:
+        """Of an agent."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+        shield: Global___Shield | None = ...,
+        memory_bank: Global___MemoryBank | None = ...,
+        agent: Global___Agent | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "earlier", b"earlier", "memory_bank", b"memory_bank", "model", b"model", "shield", b"shield"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "earlier", b"earlier", "memory_bank", b"memory_bank", "model", b"model", "revision", b"revision", "shield", b"shield"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_earlier: _TypeAlias = _typing.Literal["model", "shield", "memory_bank", "agent"]  # noqa: Y015
+    _WhichOneofArgType_earlier: _TypeAlias = _typing.Literal["earlier", b"earlier"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_earlier) -> _WhichOneofReturnType_earlier | None: ...
+
+Global___Handover: _TypeAlias = Handover  # noqa: Y015
 
 @_typing.final
 class Provider(_message.Message):

@@ -26,10 +26,10 @@ class ShieldsServiceStub:
     ListShields: _aio.UnaryUnaryMultiCallable[_shields_service_pb2.ListShieldsRequest, _shields_service_pb2.ListShieldsResponse]
     """Returns the shields in the order of their identifiers, as they were at one revision."""
     UpdateShield: _aio.UnaryUnaryMultiCallable[_shields_service_pb2.UpdateShieldRequest, _shields_service_pb2.UpdateShieldResponse]
-    """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-    stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-    registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a shield of the YAML. One
-    that was discovered becomes the user's.
+    """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+    calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+    when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a shield of the YAML.
+    One that was discovered becomes the user's.
     """
     UnregisterShield: _aio.UnaryUnaryMultiCallable[_shields_service_pb2.UnregisterShieldRequest, _shields_service_pb2.UnregisterShieldResponse]
     """Removes a registration. FAILED_PRECONDITION (DECLARED) for a shield of the YAML: remove it there. One that was
@@ -72,10 +72,10 @@ class ShieldsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shields_service_pb2.UpdateShieldRequest,
         context: _aio.ServicerContext[_shields_service_pb2.UpdateShieldRequest, _abc.Awaitable[_shields_service_pb2.UpdateShieldResponse]],
     ) -> _abc.Awaitable[_shields_service_pb2.UpdateShieldResponse]:
-        """Changes a user's registration as one write: the name is never absent, and routes all the while if what it
-        stands for then is served already. What is absent in the request stays as it is. ABORTED (CONFLICT) when the
-        registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a shield of the YAML. One
-        that was discovered becomes the user's.
+        """Changes a user's registration as one write. The name routes all the while: until what it stands for then is served,
+        calls go to what it stood for before, if that is. What is absent in the request stays as it is. ABORTED (CONFLICT)
+        when the registration is no longer at `expected_revision`; FAILED_PRECONDITION (DECLARED) for a shield of the YAML.
+        One that was discovered becomes the user's.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from stackmesh.registry.v1 import resources_pb2 as stackmesh_dot_registry_dot_v1
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)stackmesh/registry/v1/watch_service.proto\x12\x15stackmesh.registry.v1\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"T\n\x0b\x45ntryFilter\x12/\n\x05kinds\x18\x01 \x03(\x0e\x32 .stackmesh.registry.v1.EntryKind\x12\x14\n\x0cprovider_ids\x18\x02 \x03(\t\"\xd0\x02\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05model\x18\x02 \x01(\x0b\x32\x1c.stackmesh.registry.v1.ModelH\x00\x12\x33\n\x08provider\x18\x03 \x01(\x0b\x32\x1f.stackmesh.registry.v1.ProviderH\x00\x12\x33\n\x08instance\x18\x04 \x01(\x0b\x32\x1f.stackmesh.registry.v1.InstanceH\x00\x12/\n\x06shield\x18\x05 \x01(\x0b\x32\x1d.stackmesh.registry.v1.ShieldH\x00\x12\x38\n\x0bmemory_bank\x18\x06 \x01(\x0b\x32!.stackmesh.registry.v1.MemoryBankH\x00\x12-\n\x05\x61gent\x18\x07 \x01(\x0b\x32\x1c.stackmesh.registry.v1.AgentH\x00\x42\x07\n\x05value\"o\n\x12ListEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\".stackmesh.registry.v1.EntryFilter\"\x81\x01\n\x13ListEntriesResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.stackmesh.registry.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x10\n\x08store_id\x18\x04 \x01(\t\"l\n\x0cWatchRequest\x12\x16\n\x0estart_revision\x18\x01 \x01(\x03\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\".stackmesh.registry.v1.EntryFilter\"Q\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12.\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1d.stackmesh.registry.v1.Change\"G\n\x06\x43hange\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Entry\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x14\n\x12GetRevisionRequest\"9\n\x13GetRevisionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08store_id\x18\x02 \x01(\t*\xb8\x01\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_MODEL\x10\x01\x12\x15\n\x11\x45NTRY_KIND_SHIELD\x10\x02\x12\x1a\n\x16\x45NTRY_KIND_MEMORY_BANK\x10\x03\x12\x14\n\x10\x45NTRY_KIND_AGENT\x10\x04\x12\x17\n\x13\x45NTRY_KIND_PROVIDER\x10\x05\x12\x17\n\x13\x45NTRY_KIND_INSTANCE\x10\x06\x32\xc8\x02\n\x0cWatchService\x12o\n\x0bListEntries\x12).stackmesh.registry.v1.ListEntriesRequest\x1a*.stackmesh.registry.v1.ListEntriesResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12\\\n\x05Watch\x12#.stackmesh.registry.v1.WatchRequest\x1a$.stackmesh.registry.v1.WatchResponse\"\x06\xfa\xda\x18\x02\x18\x01\x30\x01\x12i\n\x0bGetRevision\x12).stackmesh.registry.v1.GetRevisionRequest\x1a*.stackmesh.registry.v1.GetRevisionResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)stackmesh/registry/v1/watch_service.proto\x12\x15stackmesh.registry.v1\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"T\n\x0b\x45ntryFilter\x12/\n\x05kinds\x18\x01 \x03(\x0e\x32 .stackmesh.registry.v1.EntryKind\x12\x14\n\x0cprovider_ids\x18\x02 \x03(\t\"\x85\x03\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12-\n\x05model\x18\x02 \x01(\x0b\x32\x1c.stackmesh.registry.v1.ModelH\x00\x12\x33\n\x08provider\x18\x03 \x01(\x0b\x32\x1f.stackmesh.registry.v1.ProviderH\x00\x12\x33\n\x08instance\x18\x04 \x01(\x0b\x32\x1f.stackmesh.registry.v1.InstanceH\x00\x12/\n\x06shield\x18\x05 \x01(\x0b\x32\x1d.stackmesh.registry.v1.ShieldH\x00\x12\x38\n\x0bmemory_bank\x18\x06 \x01(\x0b\x32!.stackmesh.registry.v1.MemoryBankH\x00\x12-\n\x05\x61gent\x18\x07 \x01(\x0b\x32\x1c.stackmesh.registry.v1.AgentH\x00\x12\x33\n\x08handover\x18\x08 \x01(\x0b\x32\x1f.stackmesh.registry.v1.HandoverH\x00\x42\x07\n\x05value\"o\n\x12ListEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\".stackmesh.registry.v1.EntryFilter\"\x81\x01\n\x13ListEntriesResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.stackmesh.registry.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x10\n\x08store_id\x18\x04 \x01(\t\"l\n\x0cWatchRequest\x12\x16\n\x0estart_revision\x18\x01 \x01(\x03\x12\x10\n\x08store_id\x18\x02 \x01(\t\x12\x32\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\".stackmesh.registry.v1.EntryFilter\"Q\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12.\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1d.stackmesh.registry.v1.Change\"G\n\x06\x43hange\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.Entry\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x14\n\x12GetRevisionRequest\"9\n\x13GetRevisionResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08store_id\x18\x02 \x01(\t*\xd1\x01\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NTRY_KIND_MODEL\x10\x01\x12\x15\n\x11\x45NTRY_KIND_SHIELD\x10\x02\x12\x1a\n\x16\x45NTRY_KIND_MEMORY_BANK\x10\x03\x12\x14\n\x10\x45NTRY_KIND_AGENT\x10\x04\x12\x17\n\x13\x45NTRY_KIND_PROVIDER\x10\x05\x12\x17\n\x13\x45NTRY_KIND_INSTANCE\x10\x06\x12\x17\n\x13\x45NTRY_KIND_HANDOVER\x10\x07\x32\xc8\x02\n\x0cWatchService\x12o\n\x0bListEntries\x12).stackmesh.registry.v1.ListEntriesRequest\x1a*.stackmesh.registry.v1.ListEntriesResponse\"\t\x90\x02\x01\xfa\xda\x18\x02\x18\x01\x12\\\n\x05Watch\x12#.stackmesh.registry.v1.WatchRequest\x1a$.stackmesh.registry.v1.WatchResponse\"\x06\xfa\xda\x18\x02\x18\x01\x30\x01\x12i\n\x0bGetRevision\x12).stackmesh.registry.v1.GetRevisionRequest\x1a*.stackmesh.registry.v1.GetRevisionResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,26 +39,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSERVICE'].methods_by_name['Watch']._serialized_options = b'\372\332\030\002\030\001'
   _globals['_WATCHSERVICE'].methods_by_name['GetRevision']._loaded_options = None
   _globals['_WATCHSERVICE'].methods_by_name['GetRevision']._serialized_options = b'\220\002\001'
-  _globals['_ENTRYKIND']._serialized_start=1161
-  _globals['_ENTRYKIND']._serialized_end=1345
+  _globals['_ENTRYKIND']._serialized_start=1214
+  _globals['_ENTRYKIND']._serialized_end=1423
   _globals['_ENTRYFILTER']._serialized_start=143
   _globals['_ENTRYFILTER']._serialized_end=227
   _globals['_ENTRY']._serialized_start=230
-  _globals['_ENTRY']._serialized_end=566
-  _globals['_LISTENTRIESREQUEST']._serialized_start=568
-  _globals['_LISTENTRIESREQUEST']._serialized_end=679
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=682
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=811
-  _globals['_WATCHREQUEST']._serialized_start=813
-  _globals['_WATCHREQUEST']._serialized_end=921
-  _globals['_WATCHRESPONSE']._serialized_start=923
-  _globals['_WATCHRESPONSE']._serialized_end=1004
-  _globals['_CHANGE']._serialized_start=1006
-  _globals['_CHANGE']._serialized_end=1077
-  _globals['_GETREVISIONREQUEST']._serialized_start=1079
-  _globals['_GETREVISIONREQUEST']._serialized_end=1099
-  _globals['_GETREVISIONRESPONSE']._serialized_start=1101
-  _globals['_GETREVISIONRESPONSE']._serialized_end=1158
-  _globals['_WATCHSERVICE']._serialized_start=1348
-  _globals['_WATCHSERVICE']._serialized_end=1676
+  _globals['_ENTRY']._serialized_end=619
+  _globals['_LISTENTRIESREQUEST']._serialized_start=621
+  _globals['_LISTENTRIESREQUEST']._serialized_end=732
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=735
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=864
+  _globals['_WATCHREQUEST']._serialized_start=866
+  _globals['_WATCHREQUEST']._serialized_end=974
+  _globals['_WATCHRESPONSE']._serialized_start=976
+  _globals['_WATCHRESPONSE']._serialized_end=1057
+  _globals['_CHANGE']._serialized_start=1059
+  _globals['_CHANGE']._serialized_end=1130
+  _globals['_GETREVISIONREQUEST']._serialized_start=1132
+  _globals['_GETREVISIONREQUEST']._serialized_end=1152
+  _globals['_GETREVISIONRESPONSE']._serialized_start=1154
+  _globals['_GETREVISIONRESPONSE']._serialized_end=1211
+  _globals['_WATCHSERVICE']._serialized_start=1426
+  _globals['_WATCHSERVICE']._serialized_end=1754
 # @@protoc_insertion_point(module_scope)

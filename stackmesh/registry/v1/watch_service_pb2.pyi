@@ -39,6 +39,8 @@ class _EntryKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EntryKind.V
     """A configured provider."""
     ENTRY_KIND_INSTANCE: _EntryKind.ValueType  # 6
     """A running process."""
+    ENTRY_KIND_HANDOVER: _EntryKind.ValueType  # 7
+    """What a resource stood for before an Update that has not taken effect everywhere."""
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper):
     """What an entry is."""
@@ -56,6 +58,8 @@ ENTRY_KIND_PROVIDER: EntryKind.ValueType  # 5
 """A configured provider."""
 ENTRY_KIND_INSTANCE: EntryKind.ValueType  # 6
 """A running process."""
+ENTRY_KIND_HANDOVER: EntryKind.ValueType  # 7
+"""What a resource stood for before an Update that has not taken effect everywhere."""
 Global___EntryKind: _TypeAlias = EntryKind  # noqa: Y015
 
 @_typing.final
@@ -72,7 +76,7 @@ class EntryFilter(_message.Message):
 
     @_builtins.property
     def provider_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resources of these providers only; it says nothing of providers and instances. Empty: of every provider. A watch
+        """Resources and handovers of these providers only; it says nothing of providers and instances. Empty: of every provider. A watch
         tells a resource that has gone to another provider as a deletion, and may tell deletions of what it never told.
         """
 
@@ -103,8 +107,11 @@ class Entry(_message.Message):
     SHIELD_FIELD_NUMBER: _builtins.int
     MEMORY_BANK_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    HANDOVER_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Unique in the store: `model/NAME`, `shield/NAME`, `memory_bank/NAME`, `agent/NAME`, `provider/API/ID`, `instance/ID`."""
+    """Unique in the store: `model/NAME`, `shield/NAME`, `memory_bank/NAME`, `agent/NAME`, `provider/API/ID`, `instance/ID`,
+    `handover/TYPE/NAME`.
+    """
     @_builtins.property
     def model(self) -> _resources_pb2.Model:
         """A registered model."""
@@ -129,6 +136,10 @@ class Entry(_message.Message):
     def agent(self) -> _resources_pb2.Agent:
         """A registered agent."""
 
+    @_builtins.property
+    def handover(self) -> _resources_pb2.Handover:
+        """What a resource stood for before."""
+
     def __init__(
         self,
         *,
@@ -139,12 +150,13 @@ class Entry(_message.Message):
         shield: _resources_pb2.Shield | None = ...,
         memory_bank: _resources_pb2.MemoryBank | None = ...,
         agent: _resources_pb2.Agent | None = ...,
+        handover: _resources_pb2.Handover | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "instance", b"instance", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "handover", b"handover", "instance", b"instance", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "instance", b"instance", "key", b"key", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "handover", b"handover", "instance", b"instance", "key", b"key", "memory_bank", b"memory_bank", "model", b"model", "provider", b"provider", "shield", b"shield", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["model", "provider", "instance", "shield", "memory_bank", "agent"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["model", "provider", "instance", "shield", "memory_bank", "agent", "handover"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 

@@ -130,6 +130,32 @@ async def test_what_the_yaml_declares_is_changed_there(disk):
             assert await registry.get("llama") == row
 
 
+@each_kind
+async def test_until_the_new_is_served_the_name_is_what_it_was(registry, kind):
+    """The registry's own word for it; gateway and instances are in tests/integration/test_convergence.py."""
+    names, own = registry.all[kind], f"provider_{kind.word}_id"
+    async with registry.instance(providers("a")) as instance:
+        [provider] = [p for p in instance.providers.values() if p.api == kind.api]
+        row = await names.register("mine", **payload(kind))
+        report = provider.report(row.provider_id)
+        provider.report = lambda *_: report
+        report.provider_resource_ids.remove("second")
+        await instance.report(row.provider_id)
+        updated = await names.update("mine", expected_revision=row.revision, **{own: "other"})
+        why = f"calls still go to real at {row.provider_id}, as before the update: "
+        for told in (updated, await names.get("mine"), getattr(await names.list(), kind.plural)[0]):
+            assert told.provider_resource_id == "second"
+            assert told.serving_state == pb.SERVING_STATE_SERVING
+            assert told.serving_reason.startswith(why)
+        report.provider_resource_ids.append("second")
+        await instance.report(row.provider_id)
+        assert (await names.get("mine")).serving_reason == ""
+        report.provider_resource_ids.remove("second")
+        report.provider_resource_ids.remove("real")
+        await instance.report(row.provider_id)
+        assert (await names.get("mine")).serving_state == pb.SERVING_STATE_NOT_SERVING
+
+
 async def never_absent(disk, rounds, kind=SqliteStore):
     """An update is one put: who watches sees the name change, and never go."""
     store = kind(disk.path)

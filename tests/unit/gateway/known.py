@@ -18,6 +18,11 @@ def model(name: str, provider: str = "p", theirs: str = "", **fields) -> pb.Entr
     return pb.Entry(key=f"model/{name}", model=resource)
 
 
+def handover(name: str, provider: str = "p", theirs: str = "") -> pb.Entry:
+    earlier = r.Handover(model=model(name, provider, theirs).model)
+    return pb.Entry(key=f"handover/model/{name}", handover=earlier)
+
+
 def provider(name: str, *served: str, position: int = 0, source=r.SOURCE_CONFIG) -> pb.Entry:
     entry = r.Provider(
         api=INFERENCE, provider_id=name, provider_type="inline::x", served=served, position=position, source=source

@@ -10,7 +10,18 @@ from stackmesh.registry.v1 import resources_pb2 as r
 from stackmesh.routes import Method, ResourceType
 from stackmesh.routing.v1 import routing_pb2
 from stackmesh.serving import ServingState, judge
-from tests.unit.gateway.known import CHAT, INFERENCE, changes, hosting, instance, model, provider, snapshot
+from tests.unit.gateway.known import (
+    CHAT,
+    INFERENCE,
+    changes,
+    gone,
+    handover,
+    hosting,
+    instance,
+    model,
+    provider,
+    snapshot,
+)
 
 DEFAULT = Method(
     "/x.Y/Z", "x.Y", routing_pb2.Route(api=INFERENCE), client_streaming=False, server_streaming=False,
@@ -52,6 +63,30 @@ def test_the_default_provider_is_the_first_of_the_yaml():
     target = direct(DEFAULT, "", snapshot(*MESH, provider("a", source=r.SOURCE_DISCOVERED)))
     assert target.endpoints == (Endpoint("three", "h:3"),)
     assert target.routed == ((PROVIDER_ID, "q"),)
+
+
+def test_until_what_a_name_stands_for_is_served_calls_go_to_what_it_stood_for():
+    known = snapshot(*MESH, model("chat", "q", "next"), handover("chat", "p", "vendor/chat-1"))
+    target = direct(CHAT, "chat", known)
+    assert target.endpoints == (Endpoint("one", "h:1"), Endpoint("two", "h:2"))
+    assert target.routed == ((PROVIDER_ID, "p"), (PROVIDER_RESOURCE_ID, "vendor/chat-1"), (RESOURCE, "chat"))
+    assert "chat" in served_names(MODEL, known)
+    served = known.after(changes(provider("q", "other", "next")), 8)
+    assert direct(CHAT, "chat", served).endpoints == (Endpoint("three", "h:3"),)
+    lost = known.after(changes(provider("p", "half")), 8)
+    with pytest.raises(NotServing, match="the provider q does not serve next now"):
+        direct(CHAT, "chat", lost)
+    assert "chat" not in served_names(MODEL, lost)
+    over = known.after(changes(gone(handover("chat"))), 8)
+    with pytest.raises(NotServing):
+        direct(CHAT, "chat", over)
+
+
+def test_what_was_of_a_name_that_is_gone_is_not_called():
+    known = snapshot(*MESH, handover("gone", "p", "vendor/chat-1"))
+    with pytest.raises(ResourceNotFound):
+        direct(CHAT, "gone", known)
+    assert "gone" not in served_names(MODEL, known)
 
 
 @pytest.mark.parametrize(

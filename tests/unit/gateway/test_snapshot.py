@@ -9,12 +9,13 @@ from stackmesh.registry.v1 import resources_pb2 as rows, watch_service_pb2 as pb
 from stackmesh.resources import KINDS
 from stackmesh.routes import ResourceType
 from stackmesh.tasks import background
-from tests.unit.gateway.known import INFERENCE, changes, gone, hosting, instance, model, provider, snapshot
+from tests.unit.gateway.known import INFERENCE, changes, gone, handover, hosting, instance, model, provider, snapshot
 
 MODEL = ResourceType.RESOURCE_TYPE_MODEL
 NAMES = st.sampled_from(["a", "b", "org/c:8b"])
 ENTRIES = st.one_of(
     st.builds(model, NAMES, st.sampled_from(["p", "q"])),
+    st.builds(handover, NAMES, st.sampled_from(["p", "q"])),
     st.builds(provider, st.sampled_from(["p", "q"]), NAMES),
     st.builds(instance, st.sampled_from(["i", "j"]), st.sampled_from(["p", "q"])),
 )

@@ -63,6 +63,22 @@ async def test_what_was_only_discovered_is_no_wish_until_somebody_registers_it()
     assert await changed(view) == {("p", "a"): {}}
 
 
+async def test_what_a_name_stood_for_is_wanted_until_the_handover_ends():
+    view = wishes(model("a", "old", metadata={"k": 1}), model("b", "other"))
+    assert await changed(view) == {("p", "old"): {"k": 1}, ("p", "other"): {}}
+    was = pb.Entry(key="handover/model/a", handover={"model": model("a", "old", metadata={"k": 1}).model})
+    view.apply([put(was), put(model("a", "new", provider="q"))], 2)
+    assert await changed(view) == {("p", "old"): {"k": 1}, ("q", "new"): {}}
+    view.apply([gone("handover/model/a")], 3)
+    assert await changed(view) == {("p", "old"): None}
+
+
+async def test_a_handover_of_another_type_is_no_wish():
+    shield = resources_pb2.Shield(identifier="s", provider_id="p", provider_resource_id="s")
+    view = wishes(pb.Entry(key="handover/shield/s", handover={"shield": shield}), pb.Entry(key="handover/x/y"))
+    assert await nothing_changed(view)
+
+
 async def test_a_relist_changes_nothing_that_is_as_it_was():
     view = wishes(model("a"), model("b"))
     assert await changed(view) == {("p", "a"): {}, ("p", "b"): {}}
@@ -123,5 +139,5 @@ def test_a_bank_is_wanted_with_its_parameters_and_a_shield_with_its_own():
 
 def test_the_filter_names_the_kinds_of_the_api_and_the_providers():
     assert Wishes.filter(Api.API_INFERENCE, ["q", "p"]) == pb.EntryFilter(
-        kinds=[EntryKind.ENTRY_KIND_MODEL], provider_ids=["p", "q"]
+        kinds=[EntryKind.ENTRY_KIND_MODEL, EntryKind.ENTRY_KIND_HANDOVER], provider_ids=["p", "q"]
     )
