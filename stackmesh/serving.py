@@ -88,7 +88,7 @@ def verdict(resource: Routed, provider: Offer | None, hosts: Collection[Host]) -
     if resource.pending_reason:
         return ServingState.SERVING_STATE_PENDING, resource.pending_reason
     if provider is None:
-        return _not_serving(f"the provider {resource.provider_id} is not known")
+        return _not_serving(f"no instance of the provider {resource.provider_id} is running, nor does the YAML name it")
     name = resource.provider_resource_id
     if name in provider.served and any(name not in host.not_served for host in hosts):
         return ServingState.SERVING_STATE_SERVING, ""

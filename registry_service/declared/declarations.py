@@ -53,7 +53,7 @@ def _read(where: str, tree: Mapping[str, Any], message: Any) -> None:
         _check_keys(where, tree, message.DESCRIPTOR)
     try:
         ParseDict(dict(tree), message)
-    except (ParseError, TypeError, ValueError, AttributeError):  # whose text may show values
+    except (ParseError, TypeError, ValueError, OverflowError, AttributeError):  # whose text may show values
         raise ConfigError(f"{where}: {problem}") from None
     message.SetInParent()
 

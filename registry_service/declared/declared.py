@@ -1,20 +1,24 @@
 """What the YAML declares: the rows with source=CONFIG follow it, those of users are never touched.
 
-Every replica does this, at its start and whenever an instance has said something new; what is as it should be is not
-written. A declared resource whose provider has not answered yet is a pending row, tried again until it has.
+Every replica does this: at its start, whenever an instance has said something new to any of them, and when somebody
+else has changed one of these rows, or freed a name that is declared. What is as it should be is not written. A declared
+resource whose provider has not answered yet is a pending row, tried again until it has.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final
 
 from registry_service.declared import providers as declared_providers
 from registry_service.declared.declarations import declarations
 from registry_service.declared.resources import DeclaredResources
 from registry_service.instances.drafts import Drafts
+from registry_service.mirror.known import Known
 from registry_service.mirror.mirror import Mirror
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Store
@@ -26,6 +30,9 @@ from stackmesh.routes import ResourceType
 
 log = logging.getLogger(__name__)
 
+_REST: Final = 5
+"""Times as long as it took to follow, it rests: a thousand instances that come together cost it a part of its time."""
+_REST_SECONDS: Final = 1.0
 _NEEDS: Final = {ResourceType.RESOURCE_TYPE_MEMORY_BANK: ResourceType.RESOURCE_TYPE_MODEL}
 """Which type has to be there before another: a vector bank needs its embedding model."""
 
@@ -42,26 +49,27 @@ class Declared:
             which: DeclaredResources(KINDS[which], rows, store, resolver)
             for which, rows in declarations(config).items()
         }
-        self._changed = asyncio.Event()
         self.followed = asyncio.Event()
         """Set once the providers of the YAML are known, and what they may be asked for can be asked."""
-
-    def look_again(self) -> None:
-        """An instance has said something new."""
-        self._changed.set()
 
     async def run(self) -> None:
         """Follow for ever: at every change, and with growing pauses while something is pending."""
         backoff = Backoff(first=0.5, limit=30.0)
         while True:
-            self._changed.clear()
+            known, began = self._mirror.known or Known(), time.monotonic()
             pause = backoff.delay() if await self._try() else None
-            try:
+            await asyncio.sleep(min(_REST * (time.monotonic() - began), _REST_SECONDS))
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._changed.wait()
-                backoff.reset()
-            except TimeoutError:
-                log.debug("trying what is pending again")
+                    if _news(known, await self._changed(known)):
+                        backoff.reset()
+
+    async def _changed(self, since: Known) -> Known:
+        """Wait until it may be otherwise than when something was known."""
+        known = self._mirror.known or since
+        while not _news(since, known) and not any(each.disturbed(known) for each in self._types.values()):
+            known = await self._mirror.changed(known)
+        return known
 
     async def follow(self) -> bool:
         """Make the rows follow once. Returns whether something has to be tried again. Raises a group of MeshErrors."""
@@ -83,7 +91,21 @@ class Declared:
         try:
             return await self.follow()
         except* MeshError as errors:
-            log.warning("the rows could not follow the YAML, trying again: %s", errors.exceptions[0])
+            log.warning("the rows could not follow the YAML, trying again: %s", _first(errors))
         except* Exception:
             log.exception("the rows could not follow the YAML, trying again")
         return True
+
+
+def _news(since: Known, now: Known) -> bool:
+    """Whether an instance has come or said something new. That one has gone is none: nobody new can be asked."""
+    if now.same_serving(since):
+        return False
+    before = since.instances()
+    return any(instance is not before.get(name) for name, instance in now.instances().items())
+
+
+def _first(errors: ExceptionGroup[MeshError]) -> MeshError:
+    """One of a group, which may hold groups."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

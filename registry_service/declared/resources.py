@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from registry_service import records
+from registry_service.declared.batches import Batches
 from registry_service.mirror.known import Known
 from registry_service.registering import embedding, payloads, requests
 from registry_service.registering.registrations import now
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
-from stackmesh.errors import Conflict, MeshError, NotHosted
+from stackmesh.errors import MeshError, NotHosted
 from stackmesh.registry.v1 import resources_pb2 as pb
 from stackmesh.resources import Kind, Resource
 
@@ -33,14 +34,17 @@ class DeclaredResources:
     def __init__(self, kind: Kind, declared: Mapping[str, Resource], store: Store, resolver: Resolver) -> None:
         self._kind = kind
         self._declared = declared
-        self._store = store
+        self._batches = Batches(store)
         self._resolver = resolver
         self._confirmed: dict[str, Resource] = {}  # rows whose alias the provider has resolved to what they say
+        self._since = Known()  # what was known when it last followed
+        self._written: dict[str, int] = {}  # the revisions of rows it wrote since, by their names
         self._warned: set[str] = set()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def follow(self, known: Known) -> bool:
         """Make the rows follow once. Returns whether something has to be tried again. Raises RegistryUnreachable."""
+        self._since, self._written = known, {}
         there = known.resources(self._kind)
         gone = [
             row for row in there.values() if row.source == pb.SOURCE_CONFIG and row.identifier not in self._declared
@@ -51,10 +55,30 @@ class DeclaredResources:
                 unsettled.append(asked)
             if count % _BETWEEN == 0:
                 await asyncio.sleep(0)
+        tasks: list[asyncio.Task[bool]] = []
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._drop(row)) for row in gone]
-            tasks += [group.create_task(self._follow(known, there.get(asked.identifier), asked)) for asked in unsettled]
+            for work in (
+                *(self._drop(row) for row in gone),
+                *(self._follow(known, there.get(asked.identifier), asked) for asked in unsettled),
+            ):
+                tasks.append(group.create_task(work))
+                if len(tasks) % _BETWEEN == 0:
+                    await asyncio.sleep(0)
         return any(task.result() for task in tasks)
+
+    def disturbed(self, now: Known) -> bool:
+        """Whether somebody else has changed a row that follows the YAML, or should, since it last followed."""
+        before, there = self._since.resources(self._kind), now.resources(self._kind)
+        if before is there:
+            return False
+        if any(name not in there and (name in before or name in self._written) for name in self._declared):
+            return True
+        return any(
+            row is not before.get(name)
+            and (name in self._declared or row.source == pb.SOURCE_CONFIG)
+            and row.revision != self._written.get(name)
+            for name, row in there.items()
+        )
 
     def _is_settled(self, known: Known, row: Resource | None, asked: Resource) -> bool:
         """Whether there is nothing to be done, as far as that can be seen without asking anybody."""
@@ -89,6 +113,7 @@ class DeclaredResources:
             log.info("%s %s: %s", self._kind.words, wanted.identifier, what)
             wanted.updated_at.CopyFrom(now())
             written = await self._write(Put(records.key_of(wanted), records.encode(wanted)), row, relies_on)
+            self._written[wanted.identifier] = written
             return bool(wanted.pending_reason) or not written
         return bool(wanted.pending_reason)
 
@@ -128,10 +153,9 @@ class DeclaredResources:
         log.info("%s %s is no longer declared", self._kind.words, row.identifier)
         return not await self._write(Delete(records.key_of(row)), row, {})
 
-    async def _write(self, op: Op, row: Resource | None, relies_on: Mapping[str, int]) -> bool:
-        try:
-            await self._store.commit([op], expect={**relies_on, op.key: 0 if row is None else row.revision})
-        except Conflict:
+    async def _write(self, op: Op, row: Resource | None, relies_on: Mapping[str, int]) -> int:
+        """The revision of the write; 0: somebody else was faster."""
+        revision = await self._batches.write(op, {**relies_on, op.key: 0 if row is None else row.revision})
+        if not revision:
             log.info("%s was written by somebody else meanwhile", op.key)
-            return False
-        return True
+        return revision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from registry_service import records
@@ -21,13 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Announce(AnnounceServiceServicer):
-    """`announced` is called when an instance has said something new."""
-
-    def __init__(self, store: Store, drafts: Drafts, lease_ttl: float, announced: Callable[[], None]) -> None:
+    def __init__(self, store: Store, drafts: Drafts, lease_ttl: float) -> None:
         self._store = store
         self._drafts = drafts
         self._ttl = lease_ttl
-        self._announced = announced
 
     async def Announce(
         self, request_iterator: AsyncIterator[pb.AnnounceRequest], context: Any
@@ -80,7 +77,6 @@ class Announce(AnnounceServiceServicer):
             if old not in (0, lease):
                 await self._store.revoke(old)
         log.info("%s is here: %s, %d providers", hello.instance_id, hello.address, len(hello.providers))
-        self._announced()
         return lease, revision
 
     async def _lease(self, hello: pb.Hello) -> tuple[int, int]:
@@ -104,7 +100,6 @@ class Announce(AnnounceServiceServicer):
 
         revision = await self._drafts.update(change)
         log.info("%s: %s serves %d", instance_id, report.provider_id, len(report.provider_resource_ids))
-        self._announced()
         return revision
 
     async def _beat(self, lease: int) -> int:

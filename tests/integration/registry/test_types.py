@@ -70,11 +70,10 @@ async def test_what_is_not_hosted_any_more_says_why(registry, kind):
         with pytest.raises(NotHosted, match=f"^{provider_id(kind, 'a')} serves: alias, mine, other, real$"):
             await names.register("unheard", **payload(kind))
         await instance.say(leave={})
-        row = await names.get("mine")
-        assert row.serving_state == pb.SERVING_STATE_NOT_SERVING
-        assert row.serving_reason == f"no instance of the provider {row.provider_id} is running"
         [listed] = getattr(await names.list(), kind.plural)
-        assert listed == row
+        for row in (await names.get("mine"), listed):
+            assert row.serving_state == pb.SERVING_STATE_NOT_SERVING
+            assert row.serving_reason.startswith(f"no instance of the provider {row.provider_id} is running")
 
 
 async def test_a_list_is_paged(registry, kind):

@@ -94,7 +94,7 @@ def test_what_was_of_a_name_that_is_gone_is_not_called():
     [
         ((), "chat", ResourceNotFound, "no model is called 'chat'; served now, there are none"),
         (MESH, "chatt", ResourceNotFound, "served now, there are: chat,"),
-        ((model("m"),), "m", NotServing, "the provider p is not known"),
+        ((model("m"),), "m", NotServing, "no instance of the provider p is running, nor does the YAML name it"),
         ((model("m"), provider("p", "m")), "m", NoInstance, "no instance of the provider p is running"),
         ((model("m"), provider("p"), instance("i", "p")), "m", NotServing, "does not serve m now"),
         (

@@ -38,7 +38,7 @@ def instance(*not_served, provider_id="p", api=Api.API_INFERENCE, problem=""):
         (MODEL, provider("r"), [], NOT_SERVING, "no instance of the provider p is running"),
         (MODEL, provider("r"), [instance(provider_id="q")], NOT_SERVING, "no instance of the provider p is running"),
         (MODEL, provider("r"), [instance(api=Api.API_SAFETY)], NOT_SERVING, "no instance of the provider p is running"),
-        (MODEL, None, [instance()], NOT_SERVING, "the provider p is not known"),
+        (MODEL, None, [instance()], NOT_SERVING, "no instance of the provider p is running, nor does the YAML name it"),
         (pb.Model(identifier="m", pending_reason="not yet"), None, [], PENDING, "not yet"),
     ],
 )

@@ -8,7 +8,7 @@ from registry_service import records
 from registry_service.declared.declared import Declared
 from registry_service.registering.resolve import Resolver
 from registry_service.sqlite.store import SqliteStore
-from registry_service.store import Put
+from registry_service.store import Delete, Put
 from stackmesh.config import parse
 from stackmesh.errors import RegistryUnreachable
 from stackmesh.registry.v1 import resources_pb2 as pb
@@ -195,6 +195,90 @@ async def test_a_store_that_cannot_be_reached_at_first_is_tried_again(parts, sto
 
         await until(all_there)
         assert not task.done()
+
+
+async def many_declared(parts, instance, names):
+    """A configuration that declares so many models, of a provider that has them all."""
+    instance.providers["inference"].aliases.update({name: name for name in names})
+    await parts.say(instance)
+    return PROVIDERS + "models:\n" + "\n".join(f"- {{model_id: {name}}}" for name in names)
+
+
+async def test_many_new_declarations_are_few_commits_and_so_is_their_end(parts, store, instance):
+    names = [f"m{n:04}" for n in range(1000)]
+    text = await many_declared(parts, instance, names)
+    for config, left in ((text, 1000), (PROVIDERS, 0)):
+        before = await store.revision()
+        assert not await declared(parts, config).follow()
+        assert len((await parts.known()).resources(KINDS[1])) == left
+        assert await store.revision() - before <= 40, "a fiftieth of the names, and some that came alone"
+
+
+async def test_one_that_comes_too_late_costs_no_other_its_place(parts, store, instance):
+    names = [f"m{n:04}" for n in range(120)]
+    text = await many_declared(parts, instance, names)
+    known = await parts.known()
+    user = pb.Model(identifier="m0060", provider_id="inference", provider_resource_id="x", source=pb.SOURCE_USER)
+    await store.commit([Put(records.key_of(user), records.encode(user))])
+    one = declared(parts, text)
+    resources = one._types[KINDS[1].resource_type]
+    assert await resources.follow(known)
+    found = (await parts.known()).resources(KINDS[1])
+    assert sorted(found) == names
+    assert [name for name, row in found.items() if row.source != pb.SOURCE_CONFIG] == ["m0060"]
+
+
+async def test_a_declared_name_that_somebody_frees_or_spoils_is_declared_again(parts, instance):
+    await parts.say(instance)
+    user = pb.Shield(identifier="guard", provider_id="safety", provider_resource_id="x", source=pb.SOURCE_USER)
+    kind = KINDS[2]
+    await parts.store.commit([Put(records.key_of(user), records.encode(user))])
+    async with background(declared(parts).run(), "declared"):
+
+        async def there():
+            return "agent/helper" in await rows(parts)
+
+        await until(there)
+        assert (await rows(parts))["shield/guard"].source == pb.SOURCE_USER
+        await parts.registrations.unregister(kind, "guard")
+
+        async def declared_again():
+            row = (await rows(parts)).get("shield/guard")
+            return row is not None and row.source == pb.SOURCE_CONFIG and row.provider_resource_id == "guard"
+
+        await until(declared_again)
+        for spoilt in (Delete("shield/guard"), Put("shield/guard", records.encode(pb.Shield(source=2)))):
+            await parts.store.commit([spoilt])
+            await until(declared_again)
+
+
+async def test_what_it_writes_itself_does_not_disturb_it(parts, store, instance):
+    """The reason why it is pending may be another one each time."""
+    await parts.say(instance)
+    numbers = iter(range(1000))
+    provider = instance.providers["inference"]
+    provider.aliases = Numbered(numbers)
+    one = declared(parts)
+    assert await one.follow()
+    known = await parts.known()
+    assert await one.follow()
+    later = await parts.known()
+    assert later.revision > known.revision
+    models = one._types[KINDS[1].resource_type]
+    assert not models.disturbed(later)
+    models._written.clear()
+    assert models.disturbed(later)
+
+
+class Numbered(dict):
+    """Says something else each time it is shown."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self._numbers = numbers
+
+    def __iter__(self):
+        return iter([f"name-{next(self._numbers)}"])
 
 
 async def test_many_declarations_do_not_hold_up_the_loop(parts, instance):

@@ -30,7 +30,10 @@ def test_a_resource_is_judged_by_what_is_known_now():
         assert state(states, provider, failed)[1].endswith("does not serve x now: no such file")
         assert state(states, provider, {**lacking, "j": instance("j")}) == (serving, "")
         assert state(states, provider, {}) == (not_serving, "no instance of the provider p is running")
-        assert state(states, None, {}) == (not_serving, "the provider p is not known")
+        assert state(states, None, {}) == (
+            not_serving,
+            "no instance of the provider p is running, nor does the YAML name it",
+        )
     without = pb.Provider(api=INFERENCE, provider_id="p")
     assert state(states, without, one) == (not_serving, "the provider p does not serve x now")
 
