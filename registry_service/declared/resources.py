@@ -90,32 +90,36 @@ class DeclaredResources:
         return row is not None and self._agrees(known, row, asked) and self._is_confirmed(row, asked)
 
     def _agrees(self, known: Known, row: Resource, asked: Resource) -> bool:
-        """But for the provider's own name, which may be an alias."""
+        """As far as can be seen without asking whether an alias stands for what it stood for."""
+        return self._stands(known, row, asked) and not payloads.differ(self._kind, row, asked)
+
+    def _stands(self, known: Known, row: Resource, asked: Resource) -> bool:
+        """Whether a provider has said once that it hosts just what is declared, be it with another payload."""
         return (
             row.source == pb.SOURCE_CONFIG
             and not row.pending_reason
-            and not payloads.differ(self._kind, row, asked)
             and asked.provider_id in ("", row.provider_id)
+            and requests.asked_name(asked) in (row.provider_resource_id, row.provider_alias)
             and known.provider(self._kind.api, row.provider_id) is not None
         )
 
     def _is_confirmed(self, row: Resource, asked: Resource) -> bool:
-        name = asked.provider_resource_id or asked.identifier
-        return name == row.provider_resource_id or self._confirmed.get(row.identifier) == row
+        own = requests.asked_name(asked) == row.provider_resource_id
+        return own or self._confirmed.get(row.identifier) == row
 
     async def _follow(self, known: Known, row: Resource | None, asked: Resource) -> bool:
         async with self._at_once:
             if row is not None and self._agrees(known, row, asked) and await self._still_resolves(known, row, asked):
                 return False
-            wanted, relies_on = await self._wanted(known, row, asked)
+            wanted, relies_on, again = await self._wanted(known, row, asked)
         if row is None or records.encode(wanted) != records.encode(row):
             what = wanted.pending_reason or f"{wanted.provider_id} as {wanted.provider_resource_id}"
             log.info("%s %s: %s", self._kind.words, wanted.identifier, what)
             wanted.updated_at.CopyFrom(now())
             written = await self._write(Put(records.key_of(wanted), records.encode(wanted)), row, relies_on)
             self._written[wanted.identifier] = written
-            return bool(wanted.pending_reason) or not written
-        return bool(wanted.pending_reason)
+            return again or not written
+        return again
 
     async def _still_resolves(self, known: Known, row: Resource, asked: Resource) -> bool:
         """Whether the alias that is declared still stands for what the row says."""
@@ -133,8 +137,12 @@ class DeclaredResources:
             return True
         return False
 
-    async def _wanted(self, known: Known, row: Resource | None, asked: Resource) -> tuple[Resource, Mapping[str, int]]:
-        """The row as it should be, resolved or pending with the reason; and the keys on which it relies."""
+    async def _wanted(
+        self, known: Known, row: Resource | None, asked: Resource
+    ) -> tuple[Resource, Mapping[str, int], bool]:
+        """The row as it should be, resolved or pending with the reason; the keys on which it relies; whether to ask
+        again.
+        """
         wanted = copy.deepcopy(asked)
         wanted.source = pb.SOURCE_CONFIG
         wanted.created_at.CopyFrom(now() if row is None else row.created_at)
@@ -143,11 +151,28 @@ class DeclaredResources:
             relies_on = embedding.needed(known, asked)
             resolved = await self._resolver.resolve(requests.question(asked), known)
         except MeshError as error:
+            kept = self._kept(row, asked, error) if row is not None and self._stands(known, row, asked) else None
+            if kept is not None:
+                log.info("%s stays as it was: %s", asked.identifier, error)
+                return kept, {}, True
             wanted.provider_resource_id = ""
             wanted.pending_reason = error.message[:_REASON_LIMIT]
-            return wanted, {}
-        wanted.provider_id, wanted.provider_resource_id = resolved.provider_id, resolved.provider_resource_id
-        return wanted, relies_on
+            return wanted, {}, True
+        requests.named(wanted, resolved.provider_id, resolved.provider_resource_id)
+        return wanted, relies_on, False
+
+    def _kept(self, row: Resource, asked: Resource, error: MeshError) -> Resource | None:
+        """The row of what a provider has hosted and cannot confirm now: it may be NOT_SERVING, but it stays registered.
+
+        Metadata is nobody's business but the users'. New parameters count when the provider has accepted them; None:
+        it has refused them.
+        """
+        kept = copy.deepcopy(row)
+        if self._kind.payload == "metadata":
+            getattr(kept, self._kind.payload).CopyFrom(getattr(asked, self._kind.payload))
+        elif isinstance(error, NotHosted) and payloads.differ(self._kind, row, asked):
+            return None
+        return kept
 
     async def _drop(self, row: Resource) -> bool:
         log.info("%s %s is no longer declared", self._kind.words, row.identifier)

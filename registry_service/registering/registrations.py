@@ -13,7 +13,7 @@ from registry_service import records
 from registry_service.mirror.known import Known
 from registry_service.mirror.mirror import Mirror
 from registry_service.registering import embedding, payloads, requests
-from registry_service.registering.handovers import handed_over
+from registry_service.registering.handovers import handed_over, same_target
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
 from stackmesh.errors import Conflict, Declared, NotHosted, NotServing, ResourceExists, ResourceNotFound
@@ -81,6 +81,8 @@ class Registrations:
             relies_on = embedding.needed(known, asked)
             if _is_the_providers_business(kind, row, before):
                 row = await self._resolved(known, row)
+            if same_target(row, before):
+                row.provider_alias = before.provider_alias
             if before.source == SOURCE_USER and records.encode(row) == records.encode(before):
                 return row
             return await self._write(known, before, row, relies_on)
@@ -116,7 +118,7 @@ class Registrations:
     async def _resolved(self, known: Known, row: Resource) -> Resource:
         """The row, under the name its provider gives it."""
         resolved = await self._resolver.resolve(requests.question(row), known)
-        row.provider_id, row.provider_resource_id = resolved.provider_id, resolved.provider_resource_id
+        requests.named(row, resolved.provider_id, resolved.provider_resource_id)
         return row
 
     async def _write(
@@ -159,7 +161,7 @@ class Registrations:
             )
 
     async def _same_name(self, known: Known, row: Resource, asked: Resource) -> bool:
-        if asked.provider_resource_id in ("", row.provider_resource_id):
+        if asked.provider_resource_id in ("", row.provider_resource_id, requests.asked_name(row)):
             return True
         question = requests.question(asked)
         question.provider_id = row.provider_id
@@ -196,9 +198,13 @@ def _changed(kind: Kind, before: Resource, asked: Resource) -> Resource:
     if payloads.given(kind, asked):
         getattr(row, kind.payload).CopyFrom(getattr(asked, kind.payload))
     if asked.provider_id not in ("", before.provider_id):
-        row.provider_id, row.provider_resource_id = asked.provider_id, asked.provider_resource_id
-    elif asked.provider_resource_id:
-        row.provider_resource_id = asked.provider_resource_id
+        row.provider_id, row.provider_resource_id, row.provider_alias = (
+            asked.provider_id,
+            asked.provider_resource_id,
+            "",
+        )
+    elif asked.provider_resource_id not in ("", row.provider_alias):
+        row.provider_resource_id, row.provider_alias = asked.provider_resource_id, ""
     return row
 
 

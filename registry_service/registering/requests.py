@@ -58,10 +58,22 @@ def revision(request: Any) -> int:
     return request.expected_revision
 
 
+def asked_name(row: Resource) -> str:
+    """What a provider is asked for, by a row that is asked for or that is there."""
+    return row.provider_alias or row.provider_resource_id or row.identifier
+
+
+def named(row: Resource, provider_id: str, provider_resource_id: str) -> None:
+    """Put the provider's answer into a row that was asked for."""
+    alias = asked_name(row)
+    row.provider_id, row.provider_resource_id = provider_id, provider_resource_id
+    row.provider_alias = "" if alias == provider_resource_id else alias
+
+
 def question(row: Resource) -> ResolveRequest:
     """What a provider is asked about a row."""
     asked = wishes.wanted(row)
-    asked.provider_resource_id = row.provider_resource_id or row.identifier
+    asked.provider_resource_id = asked_name(row)
     return asked
 
 

@@ -27,43 +27,43 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%stackmesh/registry/v1/resources.proto\x12\x15stackmesh.registry.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stackmesh/routing/v1/routing.proto\"\x86\x03\n\x05Model\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\"\x85\x03\n\x06Shield\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12\'\n\x06params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\"\x99\x03\n\nMemoryBank\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12\x37\n\x06params\x18\x04 \x01(\x0b\x32\'.stackmesh.registry.v1.MemoryBankParams\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\"\xfb\x01\n\x10MemoryBankParams\x12\x35\n\x06vector\x18\x01 \x01(\x0b\x32#.stackmesh.registry.v1.VectorParamsH\x00\x12:\n\tkey_value\x18\x02 \x01(\x0b\x32%.stackmesh.registry.v1.KeyValueParamsH\x00\x12\x37\n\x07keyword\x18\x03 \x01(\x0b\x32$.stackmesh.registry.v1.KeywordParamsH\x00\x12\x33\n\x05graph\x18\x04 \x01(\x0b\x32\".stackmesh.registry.v1.GraphParamsH\x00\x42\x06\n\x04kind\"\x85\x01\n\x0cVectorParams\x12\x17\n\x0f\x65mbedding_model\x18\x01 \x01(\t\x12\x1c\n\x14\x63hunk_size_in_tokens\x18\x02 \x01(\x05\x12#\n\x16overlap_size_in_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x19\n\x17_overlap_size_in_tokens\"\x10\n\x0eKeyValueParams\"\x0f\n\rKeywordParams\"\r\n\x0bGraphParams\"\x86\x03\n\x05\x41gent\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\"\xf0\x01\n\x08Handover\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.ModelH\x00\x12/\n\x06shield\x18\x02 \x01(\x0b\x32\x1d.stackmesh.registry.v1.ShieldH\x00\x12\x38\n\x0bmemory_bank\x18\x03 \x01(\x0b\x32!.stackmesh.registry.v1.MemoryBankH\x00\x12-\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1c.stackmesh.registry.v1.AgentH\x00\x12\x10\n\x08revision\x18\x05 \x01(\x03\x42\t\n\x07\x65\x61rlier\"\xd8\x01\n\x08Provider\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_type\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12\x0e\n\x06served\x18\x05 \x03(\t\x12-\n\x06source\x18\x06 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x15\n\rauto_register\x18\x08 \x01(\x08\"\xbe\x01\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x38\n\tproviders\x18\x03 \x03(\x0b\x32%.stackmesh.registry.v1.HostedProvider\x12\x10\n\x08lease_id\x18\x04 \x01(\x03\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\"\xa4\x01\n\x0eHostedProvider\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x12\n\nnot_served\x18\x03 \x03(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x30\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x1e.stackmesh.registry.v1.Failure\"7\n\x07\x46\x61ilure\x12\x1c\n\x14provider_resource_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*[\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_USER\x10\x01\x12\x11\n\rSOURCE_CONFIG\x10\x02\x12\x15\n\x11SOURCE_DISCOVERED\x10\x03*\x82\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SERVING_STATE_SERVING\x10\x01\x12\x1d\n\x19SERVING_STATE_NOT_SERVING\x10\x02\x12\x19\n\x15SERVING_STATE_PENDING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%stackmesh/registry/v1/resources.proto\x12\x15stackmesh.registry.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stackmesh/routing/v1/routing.proto\"\x9e\x03\n\x05Model\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\x12\x16\n\x0eprovider_alias\x18\x0c \x01(\t\"\x9d\x03\n\x06Shield\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12\'\n\x06params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\x12\x16\n\x0eprovider_alias\x18\x0c \x01(\t\"\xb1\x03\n\nMemoryBank\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12\x37\n\x06params\x18\x04 \x01(\x0b\x32\'.stackmesh.registry.v1.MemoryBankParams\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\x12\x16\n\x0eprovider_alias\x18\x0c \x01(\t\"\xfb\x01\n\x10MemoryBankParams\x12\x35\n\x06vector\x18\x01 \x01(\x0b\x32#.stackmesh.registry.v1.VectorParamsH\x00\x12:\n\tkey_value\x18\x02 \x01(\x0b\x32%.stackmesh.registry.v1.KeyValueParamsH\x00\x12\x37\n\x07keyword\x18\x03 \x01(\x0b\x32$.stackmesh.registry.v1.KeywordParamsH\x00\x12\x33\n\x05graph\x18\x04 \x01(\x0b\x32\".stackmesh.registry.v1.GraphParamsH\x00\x42\x06\n\x04kind\"\x85\x01\n\x0cVectorParams\x12\x17\n\x0f\x65mbedding_model\x18\x01 \x01(\t\x12\x1c\n\x14\x63hunk_size_in_tokens\x18\x02 \x01(\x05\x12#\n\x16overlap_size_in_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x19\n\x17_overlap_size_in_tokens\"\x10\n\x0eKeyValueParams\"\x0f\n\rKeywordParams\"\r\n\x0bGraphParams\"\x9e\x03\n\x05\x41gent\x12\x12\n\nidentifier\x18\x01 \x01(\t\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x03 \x01(\t\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x06source\x18\x05 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x16\n\x0epending_reason\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rserving_state\x18\n \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x0b \x01(\t\x12\x16\n\x0eprovider_alias\x18\x0c \x01(\t\"\xf0\x01\n\x08Handover\x12-\n\x05model\x18\x01 \x01(\x0b\x32\x1c.stackmesh.registry.v1.ModelH\x00\x12/\n\x06shield\x18\x02 \x01(\x0b\x32\x1d.stackmesh.registry.v1.ShieldH\x00\x12\x38\n\x0bmemory_bank\x18\x03 \x01(\x0b\x32!.stackmesh.registry.v1.MemoryBankH\x00\x12-\n\x05\x61gent\x18\x04 \x01(\x0b\x32\x1c.stackmesh.registry.v1.AgentH\x00\x12\x10\n\x08revision\x18\x05 \x01(\x03\x42\t\n\x07\x65\x61rlier\"\xd8\x01\n\x08Provider\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x15\n\rprovider_type\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12\x0e\n\x06served\x18\x05 \x03(\t\x12-\n\x06source\x18\x06 \x01(\x0e\x32\x1d.stackmesh.registry.v1.Source\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x15\n\rauto_register\x18\x08 \x01(\x08\"\xbe\x01\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x38\n\tproviders\x18\x03 \x03(\x0b\x32%.stackmesh.registry.v1.HostedProvider\x12\x10\n\x08lease_id\x18\x04 \x01(\x03\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x06 \x01(\x03\"\xa4\x01\n\x0eHostedProvider\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x13\n\x0bprovider_id\x18\x02 \x01(\t\x12\x12\n\nnot_served\x18\x03 \x03(\t\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x30\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x1e.stackmesh.registry.v1.Failure\"7\n\x07\x46\x61ilure\x12\x1c\n\x14provider_resource_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*[\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_USER\x10\x01\x12\x11\n\rSOURCE_CONFIG\x10\x02\x12\x15\n\x11SOURCE_DISCOVERED\x10\x03*\x82\x01\n\x0cServingState\x12\x1d\n\x19SERVING_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SERVING_STATE_SERVING\x10\x01\x12\x1d\n\x19SERVING_STATE_NOT_SERVING\x10\x02\x12\x19\n\x15SERVING_STATE_PENDING\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stackmesh.registry.v1.resources_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOURCE']._serialized_start=3072
-  _globals['_SOURCE']._serialized_end=3163
-  _globals['_SERVINGSTATE']._serialized_start=3166
-  _globals['_SERVINGSTATE']._serialized_end=3296
+  _globals['_SOURCE']._serialized_start=3168
+  _globals['_SOURCE']._serialized_end=3259
+  _globals['_SERVINGSTATE']._serialized_start=3262
+  _globals['_SERVINGSTATE']._serialized_end=3392
   _globals['_MODEL']._serialized_start=164
-  _globals['_MODEL']._serialized_end=554
-  _globals['_SHIELD']._serialized_start=557
-  _globals['_SHIELD']._serialized_end=946
-  _globals['_MEMORYBANK']._serialized_start=949
-  _globals['_MEMORYBANK']._serialized_end=1358
-  _globals['_MEMORYBANKPARAMS']._serialized_start=1361
-  _globals['_MEMORYBANKPARAMS']._serialized_end=1612
-  _globals['_VECTORPARAMS']._serialized_start=1615
-  _globals['_VECTORPARAMS']._serialized_end=1748
-  _globals['_KEYVALUEPARAMS']._serialized_start=1750
-  _globals['_KEYVALUEPARAMS']._serialized_end=1766
-  _globals['_KEYWORDPARAMS']._serialized_start=1768
-  _globals['_KEYWORDPARAMS']._serialized_end=1783
-  _globals['_GRAPHPARAMS']._serialized_start=1785
-  _globals['_GRAPHPARAMS']._serialized_end=1798
-  _globals['_AGENT']._serialized_start=1801
-  _globals['_AGENT']._serialized_end=2191
-  _globals['_HANDOVER']._serialized_start=2194
-  _globals['_HANDOVER']._serialized_end=2434
-  _globals['_PROVIDER']._serialized_start=2437
-  _globals['_PROVIDER']._serialized_end=2653
-  _globals['_INSTANCE']._serialized_start=2656
-  _globals['_INSTANCE']._serialized_end=2846
-  _globals['_HOSTEDPROVIDER']._serialized_start=2849
-  _globals['_HOSTEDPROVIDER']._serialized_end=3013
-  _globals['_FAILURE']._serialized_start=3015
-  _globals['_FAILURE']._serialized_end=3070
+  _globals['_MODEL']._serialized_end=578
+  _globals['_SHIELD']._serialized_start=581
+  _globals['_SHIELD']._serialized_end=994
+  _globals['_MEMORYBANK']._serialized_start=997
+  _globals['_MEMORYBANK']._serialized_end=1430
+  _globals['_MEMORYBANKPARAMS']._serialized_start=1433
+  _globals['_MEMORYBANKPARAMS']._serialized_end=1684
+  _globals['_VECTORPARAMS']._serialized_start=1687
+  _globals['_VECTORPARAMS']._serialized_end=1820
+  _globals['_KEYVALUEPARAMS']._serialized_start=1822
+  _globals['_KEYVALUEPARAMS']._serialized_end=1838
+  _globals['_KEYWORDPARAMS']._serialized_start=1840
+  _globals['_KEYWORDPARAMS']._serialized_end=1855
+  _globals['_GRAPHPARAMS']._serialized_start=1857
+  _globals['_GRAPHPARAMS']._serialized_end=1870
+  _globals['_AGENT']._serialized_start=1873
+  _globals['_AGENT']._serialized_end=2287
+  _globals['_HANDOVER']._serialized_start=2290
+  _globals['_HANDOVER']._serialized_end=2530
+  _globals['_PROVIDER']._serialized_start=2533
+  _globals['_PROVIDER']._serialized_end=2749
+  _globals['_INSTANCE']._serialized_start=2752
+  _globals['_INSTANCE']._serialized_end=2942
+  _globals['_HOSTEDPROVIDER']._serialized_start=2945
+  _globals['_HOSTEDPROVIDER']._serialized_end=3109
+  _globals['_FAILURE']._serialized_start=3111
+  _globals['_FAILURE']._serialized_end=3166
 # @@protoc_insertion_point(module_scope)

@@ -95,6 +95,7 @@ class Model(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SERVING_STATE_FIELD_NUMBER: _builtins.int
     SERVING_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_ALIAS_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
     """The users' name, unique among models: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
     provider_id: _builtins.str
@@ -111,6 +112,8 @@ class Model(_message.Message):
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
     """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
+    provider_alias: _builtins.str
+    """What the provider was asked for, if that is not its own name for it: an alias that it knew then. Empty: its own name."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever its users want to remember. At most 16 KiB."""
@@ -137,10 +140,11 @@ class Model(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         serving_state: Global___ServingState.ValueType = ...,
         serving_reason: _builtins.str = ...,
+        provider_alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "metadata", b"metadata", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "metadata", b"metadata", "pending_reason", b"pending_reason", "provider_alias", b"provider_alias", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,6 +167,7 @@ class Shield(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SERVING_STATE_FIELD_NUMBER: _builtins.int
     SERVING_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_ALIAS_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
     """The users' name, unique among shields: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
     provider_id: _builtins.str
@@ -179,6 +184,8 @@ class Shield(_message.Message):
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
     """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
+    provider_alias: _builtins.str
+    """What the provider was asked for, if that is not its own name for it: an alias that it knew then. Empty: its own name."""
     @_builtins.property
     def params(self) -> _struct_pb2.Struct:
         """What its provider needs to know, as its provider defines it. At most 16 KiB."""
@@ -205,10 +212,11 @@ class Shield(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         serving_state: Global___ServingState.ValueType = ...,
         serving_reason: _builtins.str = ...,
+        provider_alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "params", b"params", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_alias", b"provider_alias", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,6 +239,7 @@ class MemoryBank(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SERVING_STATE_FIELD_NUMBER: _builtins.int
     SERVING_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_ALIAS_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
     """The users' name, unique among memory banks: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
     provider_id: _builtins.str
@@ -247,6 +256,8 @@ class MemoryBank(_message.Message):
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
     """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
+    provider_alias: _builtins.str
+    """What the provider was asked for, if that is not its own name for it: an alias that it knew then. Empty: its own name."""
     @_builtins.property
     def params(self) -> Global___MemoryBankParams:
         """What kind of bank it is."""
@@ -273,10 +284,11 @@ class MemoryBank(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         serving_state: Global___ServingState.ValueType = ...,
         serving_reason: _builtins.str = ...,
+        provider_alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "params", b"params", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "params", b"params", "pending_reason", b"pending_reason", "provider_alias", b"provider_alias", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -426,6 +438,7 @@ class Agent(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SERVING_STATE_FIELD_NUMBER: _builtins.int
     SERVING_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_ALIAS_FIELD_NUMBER: _builtins.int
     identifier: _builtins.str
     """The users' name, unique among agents: `[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,254}`."""
     provider_id: _builtins.str
@@ -442,6 +455,8 @@ class Agent(_message.Message):
     """Whether it can be called now. Filled in by Get and List; never in Watch, which tells the parts."""
     serving_reason: _builtins.str
     """Why it is not SERVING; or why it is what it stood for before an Update that still is. Empty: it is as it stands here."""
+    provider_alias: _builtins.str
+    """What the provider was asked for, if that is not its own name for it: an alias that it knew then. Empty: its own name."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever its users want to remember. At most 16 KiB."""
@@ -468,10 +483,11 @@ class Agent(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         serving_state: Global___ServingState.ValueType = ...,
         serving_reason: _builtins.str = ...,
+        provider_alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "metadata", b"metadata", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "metadata", b"metadata", "pending_reason", b"pending_reason", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "identifier", b"identifier", "metadata", b"metadata", "pending_reason", b"pending_reason", "provider_alias", b"provider_alias", "provider_id", b"provider_id", "provider_resource_id", b"provider_resource_id", "revision", b"revision", "serving_reason", b"serving_reason", "serving_state", b"serving_state", "source", b"source", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

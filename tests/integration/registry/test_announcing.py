@@ -14,12 +14,12 @@ from stackmesh.registry.v1 import (
 from stackmesh.transport import internal_channel
 from tests.fakes import instance as fakes
 from tests.fakes.instance import FakeProvider
-from tests.integration.registry.client import LLAMA, read
+from tests.integration.registry.client import LLAMA, read, yaml
 from tests.waiting import until
 
 
-async def test_an_instance_that_leaves_is_gone_and_its_models_stay(registry):
-    async with registry.instance({"local": FakeProvider(LLAMA)}) as instance:
+async def test_an_instance_that_leaves_is_gone_and_its_models_stay(disk):
+    async with disk.registry(yaml("local")) as registry, registry.instance({"local": FakeProvider(LLAMA)}) as instance:
         await registry.register("llama")
         answer = await instance.say(leave={})
         assert answer.revision == await registry.revision()

@@ -131,6 +131,7 @@ async def test_registering_again_is_compared_field_by_field(registry):
         assert await registry.revision() == revision
         assert await registry.get("m") == model
         instance.providers["a"].fails = BackendUnreachable("down")
-        assert await registry.register("m", provider_model_id="llama-8b") == model
+        for known in ("llama-8b", "llama"):
+            assert await registry.register("m", provider_model_id=known) == model
         with pytest.raises(BackendUnreachable):
-            await registry.register("m", provider_model_id="llama")
+            await registry.register("m", provider_model_id="meta/llama")

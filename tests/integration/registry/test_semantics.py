@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Row:
     own_name: str
     payload: int | None
     revision: int
+    asked: str = field(default="", compare=False)
+    """What its provider was asked for."""
 
 
 def resolve(provider, name):
@@ -78,10 +80,10 @@ class Semantics(RuleBasedStateMachine):
         before = self.rows.get((kind, name))
         resolved = resolve(provider, own_name or name)
         if before is None:
-            wanted = resolved if isinstance(resolved, type) else Row(*resolved, held, 0)
+            wanted = resolved if isinstance(resolved, type) else Row(*resolved, held, 0, own_name or name)
         else:
             same_provider = provider in ("", before.provider)
-            same_name = own_name in ("", before.own_name) or (
+            same_name = own_name in ("", before.own_name, before.asked) or (
                 resolve(before.provider, own_name) == (before.provider, before.own_name)
             )
             same = same_provider and same_name and held in (None, before.payload)
@@ -99,17 +101,21 @@ class Semantics(RuleBasedStateMachine):
             wanted = Conflict
         else:
             moved = provider not in ("", before.provider)
-            asked = own_name or (name if moved else before.own_name)
+            asked = own_name or (name if moved else before.asked)
             row = replace(before, payload=before.payload if held is None else held)
-            if moved or asked != before.own_name:
+            there = (before.provider, before.own_name)
+            params = kind.payload == "params" and row != before
+            if asked == before.own_name and not moved and not params:
+                resolved = there
+            elif moved or asked != before.asked or params:
                 resolved = resolve(provider or before.provider, asked)
-            elif kind.payload == "params" and row != before:
-                resolved = resolve(before.provider, before.own_name)
             else:
-                resolved = (before.provider, before.own_name)
-            wanted = (
-                resolved if isinstance(resolved, type) else replace(row, provider=resolved[0], own_name=resolved[1])
-            )
+                resolved = there
+            if isinstance(resolved, type):
+                wanted = resolved
+            else:
+                asked = before.asked if resolved == there else asked
+                wanted = replace(row, provider=resolved[0], own_name=resolved[1], asked=asked)
         fields = {"expected_revision": revision, **self.fields(kind, provider, own_name, held)}
         self.check(kind, name, wanted, "update", fields)
 

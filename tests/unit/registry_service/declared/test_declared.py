@@ -8,7 +8,7 @@ from registry_service.registering.resolve import Resolver
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
 from stackmesh.config import parse
-from stackmesh.errors import NotHosted
+from stackmesh.errors import BackendUnreachable, NotHosted
 from stackmesh.registry.v1 import resources_pb2 as pb
 from tests.fakes import instance as fakes
 from tests.fakes.instance import FakeProvider
@@ -98,11 +98,20 @@ async def test_a_provider_that_cannot_be_asked_changes_nothing(parts, store, ins
     assert (after["plain"], after["alias"]) == (before["plain"], before["alias"])
 
 
-async def test_a_provider_that_no_longer_knows_an_alias_makes_it_pending(parts, store, instance):
+@pytest.mark.parametrize("error", [NotHosted("never heard of it"), BackendUnreachable("down")])
+async def test_a_provider_that_does_not_confirm_an_alias_costs_nobody_the_registration(parts, store, instance, error):
     await made(parts).follow()
-    instance.providers["p"].fails = NotHosted("never heard of it")
-    await made(parts).follow()
-    assert (await models(store))["alias"].pending_reason == "never heard of it"
+    before = (await models(store))["alias"]
+    assert before.provider_alias == "other"
+    instance.providers["p"].fails = error
+    for text in (TEXT, TEXT.replace("provider_model_id: other", "provider_model_id: other, metadata: {k: 1}")):
+        assert await made(parts, text).follow(), "it asks again"
+        after = (await models(store))["alias"]
+        assert (after.provider_resource_id, after.pending_reason) == ("real", "")
+        assert bool(after.metadata) == ("metadata" in text)
+    changed = TEXT.replace("provider_model_id: other", "provider_model_id: another")
+    assert await made(parts, changed).follow()
+    assert (await models(store))["alias"].pending_reason == error.message, "that was never confirmed"
 
 
 async def test_a_users_row_is_left_alone_and_named_in_the_log(parts, store, instance, caplog):

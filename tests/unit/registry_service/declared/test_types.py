@@ -10,7 +10,7 @@ from registry_service.registering.resolve import Resolver
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Delete, Put
 from stackmesh.config import parse
-from stackmesh.errors import RegistryUnreachable
+from stackmesh.errors import BackendUnreachable, NotHosted, RegistryUnreachable
 from stackmesh.registry.v1 import resources_pb2 as pb
 from stackmesh.resources import KINDS
 from stackmesh.routes import Api
@@ -195,6 +195,22 @@ async def test_a_store_that_cannot_be_reached_at_first_is_tried_again(parts, sto
 
         await until(all_there)
         assert not task.done()
+
+
+async def test_parameters_count_when_their_provider_has_accepted_them(parts, instance):
+    await parts.say(instance)
+    await declared(parts).follow()
+    before = (await rows(parts))["shield/guard"]
+    text = TEXT.replace("level: 2", "level: 3")
+    instance.providers["safety"].fails = BackendUnreachable("down")
+    assert await declared(parts, text).follow()
+    assert (await rows(parts))["shield/guard"] == before
+    instance.providers["safety"].fails = NotHosted("no such level")
+    assert await declared(parts, text).follow()
+    assert (await pending(parts)) == {"shield/guard": "no such level"}
+    instance.providers["safety"].fails = None
+    assert not await declared(parts, text).follow()
+    assert (await rows(parts))["shield/guard"].params["level"] == 3
 
 
 async def many_declared(parts, instance, names):
