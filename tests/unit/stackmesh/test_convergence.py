@@ -345,6 +345,32 @@ async def test_the_check_sees_what_is_lost_for_good():
         await check_what_the_backend_has_lost_is_loaded_again(0.5, Content)
 
 
+async def check_what_was_served_from_the_start_is_loaded_again(seconds=10.0, kind=Convergence):
+    world = new_world()
+    world.loader.loaded["a"] = {}
+    await world.hosted.refresh()  # as a process does before it announces itself
+    async with world.registry.serving() as address, process(world, address, kind):
+        world.registry.put("a")
+        await until(lambda: world.count("load a") == 1)
+        world.loader.loaded.clear()
+        world.hosted.hosted("p").look()
+        await until(lambda: world.count("load a") == 2, seconds)
+
+
+async def test_what_was_served_from_the_start_and_is_lost_is_loaded_again():
+    await check_what_was_served_from_the_start_is_loaded_again()
+
+
+async def test_the_check_sees_who_does_not_know_what_was_served_from_the_start():
+    class Blank(Convergence):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._served = {}
+
+    with pytest.raises(TimeoutError):
+        await check_what_was_served_from_the_start_is_loaded_again(0.5, Blank)
+
+
 async def test_a_process_that_starts_again_loads_what_is_registered():
     world = new_world()
     async with world.registry.serving() as address:
