@@ -18,6 +18,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stackmesh.backoff import Backoff
+from stackmesh.reasons import Reasons
 from stackmesh.registry.v1 import announce_service_pb2 as pb
 from stackmesh.registry.v1.announce_service_pb2_grpc import AnnounceServiceStub
 from stackmesh.tasks import background
@@ -51,7 +52,7 @@ class Announcer:
         self._leaving = False
         self._registered = asyncio.Event()
         self._left = asyncio.Event()
-        self._warned = False
+        self._reasons = Reasons()
         self._lease_ends = 0.0  # time.monotonic(), by the last answer
         self._ttl = 0.0
 
@@ -89,8 +90,8 @@ class Announcer:
 
     async def leave(self) -> None:
         """Say goodbye, so that nobody waits for the lease to end. Best effort."""
-        if not self.registered:
-            return
+        if not self.registered and not self._at_stake():
+            return  # there is nothing to be forgotten
         self._leaving = True
         self._wake.set()
         try:
@@ -106,10 +107,11 @@ class Announcer:
             answer = await self._say_hello(stream)
             log.info("registered as %s at revision %d", self._hello.instance_id, answer.revision)
             self._registered.set()
-            for backoff in backoffs:
-                backoff.reset()
             while not self._left.is_set():
                 await self._say(stream, await self._next())
+                self._reasons.forget()  # it held for more than a hello
+                for backoff in backoffs:
+                    backoff.reset()
         finally:
             stream.cancel()
 
@@ -125,9 +127,10 @@ class Announcer:
 
     async def _next(self) -> Request:
         """What to say next: goodbye, news, or only that we are alive, which also finds out why a stream has ended."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._ttl / _BEATS_PER_TTL):
-                await self._wake.wait()
+        if not self._leaving:  # which may have been while there was no stream to say it on
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._ttl / _BEATS_PER_TTL):
+                    await self._wake.wait()
         self._wake.clear()
         if self._leaving:
             return Request(leave=pb.Leave())
@@ -167,9 +170,8 @@ class Announcer:
         return time.monotonic() < self._lease_ends
 
     def _lost(self, why: str) -> None:
-        """Say so once: an outage is a line in the log, not a line for each try."""
-        level = logging.WARNING if self.registered or not self._warned else logging.DEBUG
-        self._warned = True
+        """Say so once: an outage is a line in the log for each reason, not a line for each try."""
+        level = logging.WARNING if self._reasons.new(why) else logging.DEBUG
         log.log(level, "not registered, trying again: %s", why)
 
     def __repr__(self) -> str:

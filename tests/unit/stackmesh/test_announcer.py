@@ -12,10 +12,12 @@ from stackmesh.announcer import Announcer, announced
 from stackmesh.registry.v1 import announce_service_pb2 as pb
 from stackmesh.registry.v1.announce_service_pb2_grpc import (
     AnnounceServiceServicer,
+    AnnounceServiceStub,
     add_AnnounceServiceServicer_to_server,
 )
 from stackmesh.routes import Api
 from stackmesh.server import listening
+from stackmesh.tasks import background
 from stackmesh.transport import INTERNAL_LISTENER, internal_channel, registry_channel
 from tests.waiting import until
 
@@ -28,6 +30,8 @@ class Registry(AnnounceServiceServicer):
         self.ttl = 0.3
         self.cut = asyncio.Event()
         self.mute = False
+        self.refused = ""
+        self.cuts = False  # every stream, once its hello is answered
         self.away = False
         self.renewed = float("inf")
         self.longest = 0.0  # between two signs of life
@@ -52,12 +56,14 @@ class Registry(AnnounceServiceServicer):
                 await asyncio.Event().wait()
             self.heard.append(request)
             self.renew()
-            if self.cut.is_set():
-                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the lease has ended")
+            if self.cut.is_set() or self.refused:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refused or "the lease has ended")
             if not self.mute:
                 answer = pb.AnnounceResponse(lease_id=7, revision=1)
                 answer.ttl.FromMilliseconds(int(self.ttl * 1000))
                 yield answer
+            if self.cuts:
+                return
 
     async def _next(self, requests):
         self._end.clear()
@@ -181,6 +187,56 @@ async def test_the_log_says_once_why_the_registry_was_lost(caplog):
         await until(lambda: len(registry.of("hello")) >= 2)
     lost = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert lost == ["not registered, trying again: FAILED_PRECONDITION the lease has ended"]
+
+
+async def test_every_other_reason_is_said_too(caplog):
+    registry = Registry()
+    async with internal_channel("127.0.0.1:1") as nowhere:
+        announcer = Announcer(nowhere, "i-1", "127.0.0.1:1", list)
+        async with background(announcer.run(), "announcer"):
+            await until(lambda: caplog.records)
+        async with registry.serving() as address, internal_channel(address) as channel:
+            announcer._stub = AnnounceServiceStub(channel)
+            registry.refused = "the YAML says that p is another type"
+            async with background(announcer.run(), "announcer"):
+                await until(lambda: len(registry.of("hello")) >= 3)
+    lost = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lost) == 2
+    assert "Connection refused" in lost[0] or "failed to connect" in lost[0]
+    assert lost[1] == "not registered, trying again: FAILED_PRECONDITION the YAML says that p is another type"
+
+
+async def test_a_registry_that_breaks_after_every_hello_is_asked_ever_more_rarely():
+    """A hello that was answered is no sign that it will last: the pauses go on growing, to 0.25 s."""
+    registry = Registry()
+    registry.ttl, registry.cuts = 60, True
+    async with announcing(registry, []):
+        with pytest.raises(TimeoutError):
+            await until(lambda: len(registry.of("hello")) > 20, 2)
+
+
+async def test_goodbye_is_said_though_the_stream_is_broken(registry):
+    async with announcing(registry, []) as announcer:
+        registry.cuts = True
+        await until(lambda: not announcer.registered)
+        registry.cuts = False
+    assert registry.heard[-1].HasField("leave")
+
+
+async def test_who_leaves_says_no_hello_after_its_goodbye(registry):
+    class Breaks(Registry):
+        """Every stream breaks at its first goodbye."""
+
+        async def Announce(self, requests, context):
+            async for answer in super().Announce(requests, context):
+                if self.heard[-1].HasField("leave") and len(self.of("leave")) == 1:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "cut off")
+                yield answer
+
+    breaks = Breaks()
+    async with announcing(breaks, []):
+        pass
+    assert [request.WhichOneof("event") for request in breaks.heard] == ["hello", "leave", "hello", "leave"]
 
 
 async def test_a_replica_that_answers_no_more_is_left_for_another():
