@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
 
 from registry_service.store import Page, Row, Store
-from stackmesh.errors import InvalidField, InvalidPageToken
-
-MOST: Final = 1000
-PAGE_BYTES: Final = 2 * 1024 * 1024
-"""Of a page with more than one row. gRPC's clients take messages of 4 MiB by default."""
-_SEAL_BYTES: Final = 12
+from stackmesh import pages
 
 
 def _all(_row: Row) -> bool:
@@ -31,7 +22,7 @@ class Listing:
     """Tokens of a list are good for lists of the same name only."""
     prefix: str | tuple[str, ...]
     """Of its keys; or several, none of which begins with another."""
-    default_size: int = 100
+    default_size: int = pages.DEFAULT
     keep: Callable[[Row], bool] = _all
     """Which of the rows are in it."""
 
@@ -51,20 +42,18 @@ class ListPage:
 
 async def read_page(store: Store, listing: Listing, size: int, token: str) -> ListPage:
     """One page. Raises InvalidField, InvalidPageToken, or RevisionGone when the list has been left for too long."""
-    if size < 0:
-        raise InvalidField("page_size", "is negative")
-    store_id = await store.store_id()
-    revision, after = _open(token, listing.name, store_id) if token else (None, "")
-    limit = min(size or listing.default_size, MOST)
+    limit = pages.limit(size, listing.default_size)
+    sealed_for = f"{await store.store_id()}\n{listing.name}"
+    revision, after = _place(pages.unseal(sealed_for, token)) if token else (None, "")
     rows: list[Row] = []
-    room, at, following = PAGE_BYTES, 0, ""
-    async with aclosing(_scan(store, listing, after, limit + 1, revision)) as pages:
-        async for page in pages:
+    room, at, following = pages.PAGE_BYTES, 0, ""
+    async with aclosing(_scan(store, listing, after, limit + 1, revision)) as scanned:
+        async for page in scanned:
             at = page.revision
             for row in filter(listing.keep, page.rows):
                 room -= len(row.key) + len(row.value)
                 if len(rows) == limit or (rows and room < 0):
-                    following = _seal(listing.name, store_id, at, rows[-1].key)
+                    following = pages.seal(sealed_for, f"{at}:{rows[-1].key}")
                     break
                 rows.append(row)
             if following:
@@ -85,24 +74,6 @@ async def _scan(store: Store, listing: Listing, after: str, limit: int, revision
             last = page.rows[-1].key if page.rows else ""
 
 
-def _seal(name: str, store_id: str, revision: int, after: str) -> str:
-    place = f"{revision}:{after}".encode()
-    return base64.urlsafe_b64encode(_digest(name, store_id, place) + place).decode()
-
-
-def _open(token: str, name: str, store_id: str) -> tuple[int, str]:
-    try:
-        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidPageToken("page_token is not one that was given out") from None
-    place = raw[_SEAL_BYTES:]
-    if raw[:_SEAL_BYTES] != _digest(name, store_id, place):
-        raise InvalidPageToken("page_token belongs to another list, or was altered")
-    revision, _, after = place.decode().partition(":")
+def _place(told: str) -> tuple[int, str]:
+    revision, _, after = told.partition(":")
     return int(revision), after
-
-
-def _digest(name: str, store_id: str, place: bytes) -> bytes:
-    """Against mistakes, not against attackers: who could forge a token may list everything anyhow."""
-    sealed = f"{store_id}\n{name}\n".encode() + place
-    return hashlib.blake2b(sealed, digest_size=_SEAL_BYTES).digest()

@@ -3,10 +3,11 @@ from itertools import chain
 
 import pytest
 
-from registry_service.lists.pages import MOST, PAGE_BYTES, Listing, read_page
+from registry_service.lists.pages import Listing, read_page
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
 from stackmesh.errors import InvalidPageToken, RevisionGone
+from stackmesh.pages import MOST, PAGE_BYTES
 
 THINGS = Listing("things", "t/", default_size=2)
 
