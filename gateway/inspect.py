@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import bisect
-import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
@@ -18,18 +14,15 @@ from gateway.balancer import Balancer
 from gateway.channels import Channels
 from gateway.director import whereto
 from gateway.health import serving
+from gateway.pages import read_page
 from gateway.snapshot import ProviderKey, Resource, Snapshot, SnapshotView
 from gateway.standing import Standing
-from stackmesh.errors import InvalidField, InvalidPageToken
 from stackmesh.inspect.v1 import inspect_service_pb2 as pb
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceServicer
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
 from stackmesh.serving import still, verdict
 
-_DEFAULT_PAGE: Final = 100
-_MOST: Final = 1000
 _MOST_PROBLEMS: Final = 50
-_SEAL_BYTES: Final = 12
 
 RouteKey = tuple[ResourceType.ValueType, str]
 """Resource type and identifier: the order of the routes."""
@@ -54,28 +47,17 @@ class InspectService(InspectServiceServicer):
 
     async def ListProviders(self, request: pb.ListProvidersRequest, context: Any) -> pb.ListProvidersResponse:
         snapshot = self._snapshot
-        wanted = [key for key in sorted(snapshot.providers) if request.api in (0, key[0])]
-        return pb.ListProvidersResponse(
-            providers=[
-                pb.ProviderInfo(provider=snapshot.providers[key].whole, instances=self._instances(key, snapshot))
-                for key in wanted
-            ]
+        page, following = read_page(
+            "providers", _provider_keys(snapshot), request.api, lambda key: self._provider(key, snapshot), request
         )
+        return pb.ListProvidersResponse(providers=page, next_page_token=following, revision=snapshot.revision)
 
     async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
-        if request.page_size < 0:
-            raise InvalidField("page_size", "is negative")
         snapshot = self._snapshot
-        keys = _route_keys(snapshot)
-        start = bisect.bisect_right(keys, _open(request.page_token, request.resource_type)) if request.page_token else 0
-        wanted = [key for key in keys[start:] if request.resource_type in (0, key[0])]
-        size = min(request.page_size or _DEFAULT_PAGE, _MOST)
-        page = wanted[:size]
-        return pb.ListRoutesResponse(
-            routes=[_route(key, snapshot) for key in page],
-            next_page_token=_seal(page[-1], request.resource_type) if len(wanted) > size else "",
-            revision=snapshot.revision,
+        page, following = read_page(
+            "routes", _route_keys(snapshot), request.resource_type, lambda key: _route(key, snapshot), request
         )
+        return pb.ListRoutesResponse(routes=page, next_page_token=following, revision=snapshot.revision)
 
     async def ListMethods(self, request: pb.ListMethodsRequest, context: Any) -> pb.ListMethodsResponse:
         types: dict[Api.ValueType, set[str]] = {}
@@ -115,6 +97,9 @@ class InspectService(InspectServiceServicer):
     def _snapshot(self) -> Snapshot:
         return self._view.snapshot or Snapshot()
 
+    def _provider(self, key: ProviderKey, snapshot: Snapshot) -> pb.ProviderInfo:
+        return pb.ProviderInfo(provider=snapshot.providers[key].whole, instances=self._instances(key, snapshot))
+
     def _instances(self, key: ProviderKey, snapshot: Snapshot) -> Iterator[pb.InstanceInfo]:
         for host in snapshot.hosts(key):
             upstream = self._channels.peek(host.endpoint)
@@ -151,6 +136,12 @@ def _first(problems: list[str]) -> list[str]:
     return problems if further <= 0 else [*problems[:_MOST_PROBLEMS], f"and {further} more"]
 
 
+def _provider_keys(snapshot: Snapshot) -> list[ProviderKey]:
+    if "providers" not in snapshot.memo:
+        snapshot.memo["providers"] = sorted(snapshot.providers)
+    return snapshot.memo["providers"]
+
+
 def _route_keys(snapshot: Snapshot) -> list[RouteKey]:
     if "routes" not in snapshot.memo:
         kinds = [kind for kind in ResourceType.values() if kind]
@@ -178,27 +169,3 @@ def _route(key: RouteKey, snapshot: Snapshot) -> pb.RouteInfo:
         serving_state=state,
         serving_reason=reason,
     )
-
-
-def _seal(last: RouteKey, wanted: ResourceType.ValueType) -> str:
-    place = f"{wanted}:{last[0]}:{last[1]}".encode()
-    return base64.urlsafe_b64encode(_digest(place) + place).decode()
-
-
-def _open(token: str, wanted: ResourceType.ValueType) -> RouteKey:
-    """Where the page before ended. Raises InvalidPageToken for what is not this list's."""
-    try:
-        raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidPageToken("page_token is not one that was given out") from None
-    place = raw[_SEAL_BYTES:]
-    its, _, rest = place.decode(errors="replace").partition(":")
-    if raw[:_SEAL_BYTES] != _digest(place) or its != str(wanted):
-        raise InvalidPageToken("page_token belongs to another list, or was altered")
-    kind, _, identifier = rest.partition(":")
-    return cast("ResourceType.ValueType", int(kind)), identifier
-
-
-def _digest(place: bytes) -> bytes:
-    """Against mistakes, not against attackers: whoever could forge a token may list everything anyhow."""
-    return hashlib.blake2b(place, digest_size=_SEAL_BYTES, person=b"routes").digest()

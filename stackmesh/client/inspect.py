@@ -19,7 +19,8 @@ class Inspect:
 
     async def providers(self) -> Sequence[pb.ProviderInfo]:
         """Every provider with the instances that host it."""
-        return (await unary(self._stub.ListProviders, pb.ListProvidersRequest(), self._options)).providers
+        listed = pages(self._stub.ListProviders, pb.ListProvidersRequest(), self._options)
+        return [provider async for page in listed for provider in page.providers]
 
     async def routes(self) -> AsyncGenerator[pb.RouteInfo]:
         """Where each registered name goes; pages are fetched as they are needed."""

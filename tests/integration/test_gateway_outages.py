@@ -294,7 +294,8 @@ async def test_inspect_tells_of_every_type_and_bounds_its_problems():
         ]
         one = inspect_pb.ListRoutesRequest(resource_type=routes[1].resource_type)
         assert (await front.inspect.ListRoutes(one)).routes == [routes[1]]
-        listed = (await front.inspect.ListProviders(inspect_pb.ListProvidersRequest())).providers
+        all_of_them = inspect_pb.ListProvidersRequest(page_size=1000)
+        listed = (await front.inspect.ListProviders(all_of_them)).providers
         assert {p.provider.api for p in listed if p.instances} == {kind.api for kind in KINDS.values()}
         assert [list(p.provider.served) for p in listed if p.instances] == [[kind.word] for kind in KINDS.values()]
         problems = (await front.health()).problems

@@ -27,7 +27,7 @@ from stackmesh.registry.v1 import resources_pb2 as stackmesh_dot_registry_dot_v1
 from stackmesh.routing.v1 import routing_pb2 as stackmesh_dot_routing_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*stackmesh/inspect/v1/inspect_service.proto\x12\x14stackmesh.inspect.v1\x1a\x1egoogle/protobuf/duration.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\">\n\x14ListProvidersRequest\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\"N\n\x15ListProvidersResponse\x12\x35\n\tproviders\x18\x01 \x03(\x0b\x32\".stackmesh.inspect.v1.ProviderInfo\"x\n\x0cProviderInfo\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.stackmesh.registry.v1.Provider\x12\x35\n\tinstances\x18\x02 \x03(\x0b\x32\".stackmesh.inspect.v1.InstanceInfo\"r\n\x0cInstanceInfo\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x04 \x01(\x05\x12\x0f\n\x07\x65jected\x18\x05 \x01(\x08\"u\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x39\n\rresource_type\x18\x03 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\"p\n\x12ListRoutesResponse\x12/\n\x06routes\x18\x01 \x03(\x0b\x32\x1f.stackmesh.inspect.v1.RouteInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8b\x02\n\tRouteInfo\x12\x39\n\rresource_type\x18\x01 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\x12\x12\n\nidentifier\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\x15\n\rprovider_type\x18\x04 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x05 \x01(\t\x12\x11\n\taddresses\x18\x06 \x03(\t\x12:\n\rserving_state\x18\x07 \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x08 \x01(\t\"\x14\n\x12ListMethodsRequest\"H\n\x13ListMethodsResponse\x12\x31\n\x07methods\x18\x01 \x03(\x0b\x32 .stackmesh.inspect.v1.MethodInfo\"^\n\nMethodInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12*\n\x05route\x18\x02 \x01(\x0b\x32\x1b.stackmesh.routing.v1.Route\x12\x16\n\x0eprovider_types\x18\x03 \x03(\t\"\x12\n\x10GetHealthRequest\"\xeb\x01\n\x11GetHealthResponse\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".stackmesh.inspect.v1.HealthStatus\x12\x19\n\x11snapshot_revision\x18\x02 \x01(\x03\x12/\n\x0csnapshot_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0esnapshot_stale\x18\x04 \x01(\x08\x12\x10\n\x08problems\x18\x05 \x03(\t\x12\x1a\n\x12snapshot_from_file\x18\x06 \x01(\x08\x12\x10\n\x08store_id\x18\x07 \x01(\t\"\x13\n\x11GetVersionRequest\"E\n\x12GetVersionResponse\x12\x11\n\tstackmesh\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t*~\n\x0cHealthStatus\x12\x1d\n\x19HEALTH_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HEALTH_STATUS_OK\x10\x01\x12\x1a\n\x16HEALTH_STATUS_DEGRADED\x10\x02\x12\x1d\n\x19HEALTH_STATUS_UNAVAILABLE\x10\x03\x32\xb5\x04\n\x0eInspectService\x12s\n\rListProviders\x12*.stackmesh.inspect.v1.ListProvidersRequest\x1a+.stackmesh.inspect.v1.ListProvidersResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12j\n\nListRoutes\x12\'.stackmesh.inspect.v1.ListRoutesRequest\x1a(.stackmesh.inspect.v1.ListRoutesResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12m\n\x0bListMethods\x12(.stackmesh.inspect.v1.ListMethodsRequest\x1a).stackmesh.inspect.v1.ListMethodsResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12g\n\tGetHealth\x12&.stackmesh.inspect.v1.GetHealthRequest\x1a\'.stackmesh.inspect.v1.GetHealthResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12j\n\nGetVersion\x12\'.stackmesh.inspect.v1.GetVersionRequest\x1a(.stackmesh.inspect.v1.GetVersionResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*stackmesh/inspect/v1/inspect_service.proto\x12\x14stackmesh.inspect.v1\x1a\x1egoogle/protobuf/duration.proto\x1a%stackmesh/registry/v1/resources.proto\x1a\"stackmesh/routing/v1/routing.proto\"e\n\x14ListProvidersRequest\x12&\n\x03\x61pi\x18\x01 \x01(\x0e\x32\x19.stackmesh.routing.v1.Api\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"y\n\x15ListProvidersResponse\x12\x35\n\tproviders\x18\x01 \x03(\x0b\x32\".stackmesh.inspect.v1.ProviderInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"x\n\x0cProviderInfo\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.stackmesh.registry.v1.Provider\x12\x35\n\tinstances\x18\x02 \x03(\x0b\x32\".stackmesh.inspect.v1.InstanceInfo\"r\n\x0cInstanceInfo\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12\x1a\n\x12requests_in_flight\x18\x04 \x01(\x05\x12\x0f\n\x07\x65jected\x18\x05 \x01(\x08\"u\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x39\n\rresource_type\x18\x03 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\"p\n\x12ListRoutesResponse\x12/\n\x06routes\x18\x01 \x03(\x0b\x32\x1f.stackmesh.inspect.v1.RouteInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x8b\x02\n\tRouteInfo\x12\x39\n\rresource_type\x18\x01 \x01(\x0e\x32\".stackmesh.routing.v1.ResourceType\x12\x12\n\nidentifier\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\x15\n\rprovider_type\x18\x04 \x01(\t\x12\x1c\n\x14provider_resource_id\x18\x05 \x01(\t\x12\x11\n\taddresses\x18\x06 \x03(\t\x12:\n\rserving_state\x18\x07 \x01(\x0e\x32#.stackmesh.registry.v1.ServingState\x12\x16\n\x0eserving_reason\x18\x08 \x01(\t\"\x14\n\x12ListMethodsRequest\"H\n\x13ListMethodsResponse\x12\x31\n\x07methods\x18\x01 \x03(\x0b\x32 .stackmesh.inspect.v1.MethodInfo\"^\n\nMethodInfo\x12\x0c\n\x04path\x18\x01 \x01(\t\x12*\n\x05route\x18\x02 \x01(\x0b\x32\x1b.stackmesh.routing.v1.Route\x12\x16\n\x0eprovider_types\x18\x03 \x03(\t\"\x12\n\x10GetHealthRequest\"\xeb\x01\n\x11GetHealthResponse\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".stackmesh.inspect.v1.HealthStatus\x12\x19\n\x11snapshot_revision\x18\x02 \x01(\x03\x12/\n\x0csnapshot_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0esnapshot_stale\x18\x04 \x01(\x08\x12\x10\n\x08problems\x18\x05 \x03(\t\x12\x1a\n\x12snapshot_from_file\x18\x06 \x01(\x08\x12\x10\n\x08store_id\x18\x07 \x01(\t\"\x13\n\x11GetVersionRequest\"E\n\x12GetVersionResponse\x12\x11\n\tstackmesh\x18\x01 \x01(\t\x12\x0e\n\x06python\x18\x02 \x01(\t\x12\x0c\n\x04grpc\x18\x03 \x01(\t*~\n\x0cHealthStatus\x12\x1d\n\x19HEALTH_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HEALTH_STATUS_OK\x10\x01\x12\x1a\n\x16HEALTH_STATUS_DEGRADED\x10\x02\x12\x1d\n\x19HEALTH_STATUS_UNAVAILABLE\x10\x03\x32\xb5\x04\n\x0eInspectService\x12s\n\rListProviders\x12*.stackmesh.inspect.v1.ListProvidersRequest\x1a+.stackmesh.inspect.v1.ListProvidersResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12j\n\nListRoutes\x12\'.stackmesh.inspect.v1.ListRoutesRequest\x1a(.stackmesh.inspect.v1.ListRoutesResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12m\n\x0bListMethods\x12(.stackmesh.inspect.v1.ListMethodsRequest\x1a).stackmesh.inspect.v1.ListMethodsResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12g\n\tGetHealth\x12&.stackmesh.inspect.v1.GetHealthRequest\x1a\'.stackmesh.inspect.v1.GetHealthResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x12j\n\nGetVersion\x12\'.stackmesh.inspect.v1.GetVersionRequest\x1a(.stackmesh.inspect.v1.GetVersionResponse\"\t\x90\x02\x01\xfa\xda\x18\x02 \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,36 +44,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSPECTSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\220\002\001\372\332\030\002 \001'
   _globals['_INSPECTSERVICE'].methods_by_name['GetVersion']._loaded_options = None
   _globals['_INSPECTSERVICE'].methods_by_name['GetVersion']._serialized_options = b'\220\002\001\372\332\030\002 \001'
-  _globals['_HEALTHSTATUS']._serialized_start=1602
-  _globals['_HEALTHSTATUS']._serialized_end=1728
+  _globals['_HEALTHSTATUS']._serialized_start=1684
+  _globals['_HEALTHSTATUS']._serialized_end=1810
   _globals['_LISTPROVIDERSREQUEST']._serialized_start=175
-  _globals['_LISTPROVIDERSREQUEST']._serialized_end=237
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=239
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=317
-  _globals['_PROVIDERINFO']._serialized_start=319
-  _globals['_PROVIDERINFO']._serialized_end=439
-  _globals['_INSTANCEINFO']._serialized_start=441
-  _globals['_INSTANCEINFO']._serialized_end=555
-  _globals['_LISTROUTESREQUEST']._serialized_start=557
-  _globals['_LISTROUTESREQUEST']._serialized_end=674
-  _globals['_LISTROUTESRESPONSE']._serialized_start=676
-  _globals['_LISTROUTESRESPONSE']._serialized_end=788
-  _globals['_ROUTEINFO']._serialized_start=791
-  _globals['_ROUTEINFO']._serialized_end=1058
-  _globals['_LISTMETHODSREQUEST']._serialized_start=1060
-  _globals['_LISTMETHODSREQUEST']._serialized_end=1080
-  _globals['_LISTMETHODSRESPONSE']._serialized_start=1082
-  _globals['_LISTMETHODSRESPONSE']._serialized_end=1154
-  _globals['_METHODINFO']._serialized_start=1156
-  _globals['_METHODINFO']._serialized_end=1250
-  _globals['_GETHEALTHREQUEST']._serialized_start=1252
-  _globals['_GETHEALTHREQUEST']._serialized_end=1270
-  _globals['_GETHEALTHRESPONSE']._serialized_start=1273
-  _globals['_GETHEALTHRESPONSE']._serialized_end=1508
-  _globals['_GETVERSIONREQUEST']._serialized_start=1510
-  _globals['_GETVERSIONREQUEST']._serialized_end=1529
-  _globals['_GETVERSIONRESPONSE']._serialized_start=1531
-  _globals['_GETVERSIONRESPONSE']._serialized_end=1600
-  _globals['_INSPECTSERVICE']._serialized_start=1731
-  _globals['_INSPECTSERVICE']._serialized_end=2296
+  _globals['_LISTPROVIDERSREQUEST']._serialized_end=276
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=278
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=399
+  _globals['_PROVIDERINFO']._serialized_start=401
+  _globals['_PROVIDERINFO']._serialized_end=521
+  _globals['_INSTANCEINFO']._serialized_start=523
+  _globals['_INSTANCEINFO']._serialized_end=637
+  _globals['_LISTROUTESREQUEST']._serialized_start=639
+  _globals['_LISTROUTESREQUEST']._serialized_end=756
+  _globals['_LISTROUTESRESPONSE']._serialized_start=758
+  _globals['_LISTROUTESRESPONSE']._serialized_end=870
+  _globals['_ROUTEINFO']._serialized_start=873
+  _globals['_ROUTEINFO']._serialized_end=1140
+  _globals['_LISTMETHODSREQUEST']._serialized_start=1142
+  _globals['_LISTMETHODSREQUEST']._serialized_end=1162
+  _globals['_LISTMETHODSRESPONSE']._serialized_start=1164
+  _globals['_LISTMETHODSRESPONSE']._serialized_end=1236
+  _globals['_METHODINFO']._serialized_start=1238
+  _globals['_METHODINFO']._serialized_end=1332
+  _globals['_GETHEALTHREQUEST']._serialized_start=1334
+  _globals['_GETHEALTHREQUEST']._serialized_end=1352
+  _globals['_GETHEALTHRESPONSE']._serialized_start=1355
+  _globals['_GETHEALTHRESPONSE']._serialized_end=1590
+  _globals['_GETVERSIONREQUEST']._serialized_start=1592
+  _globals['_GETVERSIONREQUEST']._serialized_end=1611
+  _globals['_GETVERSIONRESPONSE']._serialized_start=1613
+  _globals['_GETVERSIONRESPONSE']._serialized_end=1682
+  _globals['_INSPECTSERVICE']._serialized_start=1813
+  _globals['_INSPECTSERVICE']._serialized_end=2378
 # @@protoc_insertion_point(module_scope)

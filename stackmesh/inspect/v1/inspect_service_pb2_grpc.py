@@ -67,7 +67,7 @@ class InspectServiceServicer:
     """
 
     def ListProviders(self, request, context):
-        """Returns the providers with the instances that host them.
+        """Returns the providers with the instances that host them, in the order of API and id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

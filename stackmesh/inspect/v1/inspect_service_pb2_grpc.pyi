@@ -17,7 +17,7 @@ class InspectServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProviders: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.ListProvidersRequest, _inspect_service_pb2.ListProvidersResponse]
-    """Returns the providers with the instances that host them."""
+    """Returns the providers with the instances that host them, in the order of API and id."""
     ListRoutes: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.ListRoutesRequest, _inspect_service_pb2.ListRoutesResponse]
     """Returns where each registered name goes, in the order of type and identifier."""
     ListMethods: _aio.UnaryUnaryMultiCallable[_inspect_service_pb2.ListMethodsRequest, _inspect_service_pb2.ListMethodsResponse]
@@ -36,7 +36,7 @@ class InspectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inspect_service_pb2.ListProvidersRequest,
         context: _aio.ServicerContext[_inspect_service_pb2.ListProvidersRequest, _abc.Awaitable[_inspect_service_pb2.ListProvidersResponse]],
     ) -> _abc.Awaitable[_inspect_service_pb2.ListProvidersResponse]:
-        """Returns the providers with the instances that host them."""
+        """Returns the providers with the instances that host them, in the order of API and id."""
 
     @_abc_1.abstractmethod
     def ListRoutes(
