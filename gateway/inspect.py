@@ -17,6 +17,7 @@ from gateway.health import serving
 from gateway.pages import read_page
 from gateway.snapshot import ProviderKey, Resource, Snapshot, SnapshotView
 from gateway.standing import Standing
+from stackmesh import choices
 from stackmesh.inspect.v1 import inspect_service_pb2 as pb
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceServicer
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
@@ -46,6 +47,8 @@ class InspectService(InspectServiceServicer):
         self._standing = standing
 
     async def ListProviders(self, request: pb.ListProvidersRequest, context: Any) -> pb.ListProvidersResponse:
+        if request.api:
+            choices.check("api", request.api, Api)
         snapshot = self._snapshot
         page, following = read_page(
             "providers", _provider_keys(snapshot), request.api, lambda key: self._provider(key, snapshot), request
@@ -53,6 +56,8 @@ class InspectService(InspectServiceServicer):
         return pb.ListProvidersResponse(providers=page, next_page_token=following, revision=snapshot.revision)
 
     async def ListRoutes(self, request: pb.ListRoutesRequest, context: Any) -> pb.ListRoutesResponse:
+        if request.resource_type:
+            choices.check("resource_type", request.resource_type, ResourceType)
         snapshot = self._snapshot
         page, following = read_page(
             "routes", _route_keys(snapshot), request.resource_type, lambda key: _route(key, snapshot), request

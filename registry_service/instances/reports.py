@@ -11,7 +11,7 @@ from typing import Final
 from registry_service.instances import served
 from registry_service.instances.draft import Draft
 from registry_service.store import COMMIT_LIMIT
-from stackmesh import names
+from stackmesh import choices, names
 from stackmesh.errors import FailedPrecondition, InvalidField
 from stackmesh.registry.v1 import announce_service_pb2 as announce_pb, resources_pb2 as pb
 from stackmesh.routes import Api
@@ -56,8 +56,7 @@ def check_hello(hello: announce_pb.Hello) -> None:
 
 def check_report(report: announce_pb.ServedReport) -> None:
     """Raises InvalidField."""
-    if report.api not in Api.values() or report.api == Api.API_UNSPECIFIED:
-        raise InvalidField("api", "is not one of the APIs")
+    choices.check("api", report.api, Api)
     names.check_id("provider_id", report.provider_id)
     if not _TYPE.fullmatch(report.provider_type):
         raise InvalidField("provider_type", "must be inline::NAME or remote::NAME")

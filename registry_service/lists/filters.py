@@ -10,8 +10,7 @@ from google.protobuf.message import DecodeError
 
 from registry_service import records
 from registry_service.store import Row
-from stackmesh import names
-from stackmesh.errors import InvalidField
+from stackmesh import choices, names
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 
 _OF_NO_PROVIDER: Final = frozenset({records.PROVIDERS, records.INSTANCES})
@@ -59,8 +58,7 @@ EVERYTHING: Final = Wanted()
 def wanted(asked: pb.EntryFilter) -> Wanted:
     """Raises InvalidField."""
     for kind in asked.kinds:
-        if kind not in records.PREFIXES:
-            raise InvalidField("filter.kinds", f"has {kind}, which is no kind of entry")
+        choices.check("filter.kinds", kind, pb.EntryKind)
     for provider_id in asked.provider_ids:
         names.check_id("filter.provider_ids", provider_id)
     if not asked.kinds and not asked.provider_ids:

@@ -8,8 +8,8 @@ from registry_service import records
 from registry_service.lists.pages import Listing, read_page
 from registry_service.mirror.mirror import Mirror
 from registry_service.store import Store
-from stackmesh import names
-from stackmesh.errors import InvalidField, ProviderNotFound
+from stackmesh import choices, names
+from stackmesh.errors import ProviderNotFound
 from stackmesh.nearest import hint
 from stackmesh.registry.v1 import providers_service_pb2 as pb
 from stackmesh.registry.v1.providers_service_pb2_grpc import ProvidersServiceServicer
@@ -26,8 +26,7 @@ class Providers(ProvidersServiceServicer):
 
     async def GetProvider(self, request: pb.GetProviderRequest, context: Any) -> pb.GetProviderResponse:
         wanted = names.check_id("provider_id", request.provider_id)
-        if request.api not in Api.values() or request.api == Api.API_UNSPECIFIED:
-            raise InvalidField("api", "is not one of the APIs")
+        choices.check("api", request.api, Api)
         known = await self._mirror.current()
         if (found := known.provider(request.api, wanted)) is None:
             others = [provider.provider_id for provider in known.providers(request.api)]

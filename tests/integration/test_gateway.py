@@ -394,6 +394,27 @@ async def test_inspect_lists_routes_by_pages(front: Front):
     assert (health.status, health.snapshot_revision) == (inspect_pb.HEALTH_STATUS_OK, front.watch.revision)
 
 
+@pytest.mark.parametrize("number", [99, -1])
+async def test_inspect_refuses_what_is_no_type_and_no_api(front: Front, number: int):
+    """An answer without anything would say that there is such a type, and nothing of it."""
+    await serve(front, "127.0.0.1:1")
+    types = "RESOURCE_TYPE_MODEL, RESOURCE_TYPE_SHIELD, RESOURCE_TYPE_MEMORY_BANK, RESOURCE_TYPE_AGENT"
+    apis = "API_INFERENCE, API_SAFETY, API_MEMORY, API_AGENTS"
+    for call, name, known in (
+        (front.inspect.ListRoutes(inspect_pb.ListRoutesRequest(resource_type=number)), "resource_type", types),
+        (front.inspect.ListProviders(inspect_pb.ListProvidersRequest(api=number)), "api", apis),
+    ):
+        told = await failed(call)
+        assert isinstance(told, InvalidField)
+        assert (told.field, told.description) == (name, f"has no value {number}; there are: {known}")
+    routes = await front.inspect.ListRoutes(inspect_pb.ListRoutesRequest(resource_type=1))
+    assert [route.identifier for route in routes.routes] == ["m"]
+    assert not (await front.inspect.ListRoutes(inspect_pb.ListRoutesRequest(resource_type=2))).routes
+    listed = await front.inspect.ListProviders(inspect_pb.ListProvidersRequest(api=1))
+    assert [info.provider.provider_id for info in listed.providers] == ["p"]
+    assert not (await front.inspect.ListProviders(inspect_pb.ListProvidersRequest(api=2))).providers
+
+
 async def test_a_model_registered_through_the_gateway_answers_the_next_call(tmp_path):
     """The whole mesh: registry, inference service and gateway, with nothing faked."""
     config = configuration(

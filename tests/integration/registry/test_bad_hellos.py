@@ -26,8 +26,8 @@ from tests.integration.registry.client import LLAMA, yaml
         ({"address": "127.0.0.1"}, "address must be IP:port"),
         ({"address": "127.0.0.1:0"}, "address must be IP:port"),
         ({"address": "127.0.0.1:70000"}, "address must be IP:port"),
-        ({"providers": [{"provider_id": "a", "provider_type": "inline::x"}]}, "api is not one of"),
-        ({"providers": [{"api": 99, "provider_id": "a", "provider_type": "inline::x"}]}, "api is not one of"),
+        ({"providers": [{"provider_id": "a", "provider_type": "inline::x"}]}, "api has no value 0; there are: "),
+        ({"providers": [{"api": 99, "provider_id": "a", "provider_type": "inline::x"}]}, "api has no value 99; "),
         ({"providers": [{"api": 1, "provider_id": "A", "provider_type": "inline::x"}]}, "provider_id may hold"),
         ({"providers": [{"api": 1, "provider_id": "a", "provider_type": "x"}]}, "provider_type must be"),
         (

@@ -179,4 +179,4 @@ def field(number, value):
 
 async def test_a_type_there_is_not(registry):
     error = await raw(registry, "ShieldTypesService/RegisterShieldType", b"")
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

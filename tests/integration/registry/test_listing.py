@@ -119,8 +119,11 @@ async def test_providers_are_listed_by_api_and_id(registry):
         assert list((await registry.provider("b")).served) == ["llama-8b"]
         with pytest.raises(ProviderNotFound, match="no inference provider is called s; there are: "):
             await registry.provider("s")
-        with pytest.raises(InvalidField, match="api is not one of the APIs"):
-            await registry.provider("a", api=0)
+        there_are = "there are: API_INFERENCE, API_SAFETY, API_MEMORY, API_AGENTS$"
+        for api in (0, 99, -1):
+            with pytest.raises(InvalidField, match=f"^api has no value {api}; {there_are}") as raised:
+                await registry.provider("a", api=api)
+            assert raised.value.field == "api"
         with pytest.raises(InvalidField, match="provider_id is empty"):
             await registry.provider("")
 

@@ -10,6 +10,9 @@ from tests.fakes.instance import FakeProvider
 from tests.integration.registry.client import Disk, call, read
 
 NAMES = {name: name for name in "abcdef"}
+KINDS = "there are: " + ", ".join(
+    f"ENTRY_KIND_{kind}" for kind in ("MODEL", "SHIELD", "MEMORY_BANK", "AGENT", "PROVIDER", "INSTANCE")
+)
 
 
 @pytest.fixture
@@ -63,19 +66,19 @@ async def test_a_token_is_good_for_its_own_filter_only(registry):
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("asked", "field", "said"),
     [
-        (pb.EntryFilter(kinds=[0]), "filter.kinds"),
-        (pb.EntryFilter(kinds=[1, 99]), "filter.kinds"),
-        (pb.EntryFilter(provider_ids=["NO"]), "filter.provider_ids"),
+        (pb.EntryFilter(kinds=[0]), "filter.kinds", f"has no value 0; {KINDS}"),
+        (pb.EntryFilter(kinds=[1, 99]), "filter.kinds", f"has no value 99; {KINDS}"),
+        (pb.EntryFilter(provider_ids=["NO"]), "filter.provider_ids", "may hold lower-case letters"),
     ],
 )
-async def test_a_filter_that_means_nothing_is_refused(registry, asked, field):
-    with pytest.raises(InvalidField) as raised:
+async def test_a_filter_that_means_nothing_is_refused(registry, asked, field, said):
+    with pytest.raises(InvalidField, match=f"^{field} {said}") as raised:
         await registry.entries(filter=asked)
     assert raised.value.field == field
     watch = registry.watches.Watch(pb.WatchRequest(start_revision=1, filter=asked))
-    with pytest.raises(InvalidField) as raised:
+    with pytest.raises(InvalidField, match=f"^{field} {said}") as raised:
         await read(watch)
     assert raised.value.field == field
 
