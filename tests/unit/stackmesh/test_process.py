@@ -34,11 +34,11 @@ def listener(tmp_path):
         yield sock
 
 
-def start(tmp_path, *arguments, stdin=subprocess.DEVNULL):
+def start(tmp_path, *arguments, stdin=subprocess.DEVNULL, source=PROGRAM, under=()):
     program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
+    program.write_text(textwrap.dedent(source))
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, str(program), *arguments]
+    command = [*under, sys.executable, str(program), *arguments]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdin=stdin, text=True)
 
 
@@ -93,6 +93,34 @@ def test_a_bad_configuration_is_said_without_a_traceback(tmp_path):
 def test_check_does_not_start_it(tmp_path):
     with start(tmp_path, "--check") as process:
         assert process.wait(20) == 0
+
+
+FEW_FILES = ("sh", "-c", 'ulimit -S -n 256 && ulimit -H -n 4096 && exec "$@"', "few-files")
+CONTENT = """
+    from stackmesh import process
+    process._raise_file_limit = lambda: None
+"""
+"""What makes a program go by the limit it was started with."""
+
+
+def file_limits(tmp_path, listener, source):
+    """The limits, soft and hard, of a process that was started with 256 and 4096."""
+    with start(tmp_path, source=source, under=FEW_FILES) as process:
+        while b"READY=1" not in listener.recv(1000):
+            pass
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        process.terminate()
+        assert process.wait(20) == 0
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    return [int(word) for word in line.split()[3:5]]
+
+
+def test_it_may_open_as_many_files_as_its_hard_limit_allows(tmp_path, listener):
+    assert file_limits(tmp_path, listener, PROGRAM) == [4096, 4096]
+
+
+def test_that_check_finds_a_process_that_is_content_with_its_soft_limit(tmp_path, listener):
+    assert file_limits(tmp_path, listener, CONTENT + PROGRAM) == [256, 4096]
 
 
 def test_the_holder_of_a_port_is_named():
