@@ -60,7 +60,8 @@ class ProviderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServed(self, request, context):
-        """Returns what a provider serves now, by its own names.
+        """Returns what a provider serves now, by its own names. The instance announces the same by itself; this is for
+        whoever wants its own word.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

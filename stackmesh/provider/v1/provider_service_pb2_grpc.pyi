@@ -21,7 +21,9 @@ class ProviderServiceStub:
     NOT_FOUND: the provider does not recognise the name; the message says what it does serve.
     """
     ListServed: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListServedRequest, _provider_service_pb2.ListServedResponse]
-    """Returns what a provider serves now, by its own names."""
+    """Returns what a provider serves now, by its own names. The instance announces the same by itself; this is for
+    whoever wants its own word.
+    """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """The provider's say in what is registered. Not reachable through the gateway."""
@@ -42,6 +44,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.ListServedRequest,
         context: _aio.ServicerContext[_provider_service_pb2.ListServedRequest, _abc.Awaitable[_provider_service_pb2.ListServedResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.ListServedResponse]:
-        """Returns what a provider serves now, by its own names."""
+        """Returns what a provider serves now, by its own names. The instance announces the same by itself; this is for
+        whoever wants its own word.
+        """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _aio.Server) -> None: ...
