@@ -19,7 +19,7 @@ from tests.fakes.terminal import Terminal
 from tests.fakes.up import STACKMESH, Up, environment, running_up, stackmesh
 
 PROVIDERS = """\
-  - {provider_id: e, provider_type: "inline::echo", config: {models: [echo, spare]}}
+  - {provider_id: e, provider_type: "inline::echo", config: {models: [echo, spare], loadable: [later]}}
   - {provider_id: s, provider_type: "inline::echo", config: {models: [slow], delay: 0.2}}
 """
 WITH_A_TYPO = "{provider_id: b, provider_type: 'inline::echo', config: {model: [x]}}"
@@ -344,6 +344,55 @@ class TestWatch:
             watch.process.send_signal(signal.SIGINT)
             assert watch.process.communicate(timeout=10) == ("", "")
             assert watch.process.returncode == 0
+
+    @EVERY_OTHER
+    def test_one_kind_and_nothing_else(self, mesh, others, kind, provider):
+        with Watching(mesh, f"{kind}s") as watch:
+            run(mesh, "register", kind, "mine", *PAYLOADS[kind])
+            what = [*kind.split("-"), "mine", provider, "as"]
+            assert watch.until(" mine ").split()[1:] == ["+", *what, "theirs"]
+            run(mesh, "register", "model", "not-asked-for", "--provider-model-id", "spare")
+            run(mesh, "unregister", "model", "not-asked-for")
+            run(mesh, "update", kind, "mine", f"--provider-{kind}-id", "second")
+            assert watch.line().split()[1:] == ["~", *what, "second"]
+            run(mesh, "unregister", kind, "mine")
+            assert watch.line().split()[1:] == ["-", *what, "second"]
+
+    def test_providers(self, mesh):
+        with Watching(mesh, "providers") as watch:
+            about = ["provider", "inference/e", "inline::echo,", "serves"]
+            assert watch.until("inference/e").split()[1:] == ["+", *about, "2"]
+            assert watch.until("inference/s").split()[1] == "+"
+            run(mesh, "register", "model", "mine", "--provider-model-id", "later")
+            assert watch.until("inference/e").split()[1:] == ["~", *about, "3"]
+            run(mesh, "unregister", "model", "mine")
+            assert watch.until("inference/e").split()[1:] == ["~", *about, "2"]
+
+    def test_instances(self, mesh):
+        with Watching(mesh, "instances") as watch:
+            assert watch.until(" inference-").split()[1:3] == ["+", "instance"]
+            with hosted(mesh.registry) as name:
+                sign, *what, address = watch.until(name).split()[1:]
+                assert (sign, what) == ("+", ["instance", name])
+                assert address.startswith("127.0.0.1:")
+            assert watch.until(name).split()[1:] == ["-", *what, address]
+
+    def test_everything(self, mesh, others):
+        run(mesh, "register", "shield", "mine", *PAYLOADS["shield"])
+        with Watching(mesh) as watch:
+            for what in (
+                "instance inference-",
+                "model echo",
+                "provider inference/e",
+                "provider safety/guard",
+                "shield mine",
+            ):
+                assert watch.until(what).split()[1] == "+"
+            run(mesh, "register", "model", "mine", "--provider-model-id", "spare")
+            assert watch.until("mine").split()[1:4] == ["+", "model", "mine"]
+            run(mesh, "unregister", "shield", "mine")
+            assert watch.until("mine").split()[1:4] == ["-", "shield", "mine"]
+        run(mesh, "unregister", "model", "mine")
 
     def test_json_is_an_object_a_line_and_says_where_to_go_on(self, mesh):
         with Watching(mesh, "models", "-o", "json") as watch:
