@@ -206,16 +206,6 @@ async def test_that_check_finds_a_watch_that_needs_no_leader(tmp_path):
         await loses_quorum(tmp_path, Leaderless)
 
 
-async def test_others_in_the_same_etcd_are_not_seen(member, url):
-    async with EtcdStore(parse(url), silence=0.05) as store, EtcdStore(parse(f"{url}-2")) as other:
-        first = await store.commit([Put("a", b"1")])
-        foreign = [await other.commit([Put("a", b"%d" % n)]) for n in range(3)]
-        assert await store.revision() == first < foreign[0]
-        last = await store.commit([Delete("a")])
-        assert [c.revision for c in await collect(store, first, last)] == [first, last]
-        assert [c.revision for c in await collect(other, first + 1, foreign[-1])] == foreign
-
-
 async def test_an_idle_watch_comes_to_the_revision_of_a_revocation(member, url):
     async with EtcdStore(parse(url)) as store:
         lease = await store.grant(5)
