@@ -3,6 +3,7 @@
 import asyncio
 import time
 import urllib.request
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -10,7 +11,7 @@ from stackmesh.client import Client
 from stackmesh.errors import Unavailable
 from tests.fakes.etcd import etcd, etcd_cluster
 from tests.fakes.tcp_proxy import TcpProxy
-from tests.faults.mesh import callable_, calling, meshed, registered, say
+from tests.faults.mesh import MODEL, PROVIDER, callable_, calling, meshed, registered, say
 from tests.scale import SOAK, full
 from tests.waiting import until
 
@@ -35,22 +36,48 @@ async def gauge(mesh, gateway, name):
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 
 
-async def check_refused(write):
-    """It fails with UNAVAILABLE, within its time."""
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        await write
-    assert time.monotonic() - began <= REFUSED_SECONDS
+async def check_refused(call):
+    """It fails with UNAVAILABLE, within its time; TimeoutError after it."""
+    async with asyncio.timeout(REFUSED_SECONDS):
+        with pytest.raises(Unavailable):
+            await call
+
+
+async def check_noticed(mesh, began, seconds=NOTICED_SECONDS):
+    """Every gateway says that what it knows may be old, within its time since the outage began."""
+    await until(lambda: stale_everywhere(mesh), seconds - (time.monotonic() - began))
+    for gateway in range(len(mesh.clients)):
+        assert await gauge(mesh, gateway, "stackmesh_snapshot_stale") == 1
 
 
 async def check_writes_are_refused(mesh, revision):
-    """All kinds of writes, through every gateway; and what only the registry knows."""
-    for client in mesh.clients:
-        models = client.models
-        await check_refused(models.register("late", provider_model_id="echo-1"))
-        await check_refused(models.update("mine", expected_revision=revision, metadata={"late": True}))
-        await check_refused(models.unregister("mine"))
-        await check_refused(say(client, "never-heard-of"))
+    """All kinds of writes, through every gateway; and what only the registry knows. All at once, as users do it."""
+    async with asyncio.TaskGroup() as group:
+        for client in mesh.clients:
+            models = client.models
+            for call in (
+                models.register("late", provider_model_id="echo-1"),
+                models.update("mine", expected_revision=revision, metadata={"late": True}),
+                models.unregister("mine"),
+                models.get("mine"),
+                anext(models.list()),
+                say(client, "never-heard-of"),
+            ):
+                group.create_task(check_refused(call))
+
+
+async def check_reads(mesh):
+    """What a gateway knows it tells, and says that it may be old; what the registry alone knows is not made up."""
+    for gateway, client in enumerate(mesh.clients):
+        routes = {route.identifier: route async for route in client.inspect.routes()}
+        for name in (MODEL, "mine"):
+            assert len(routes[name].addresses) == len(mesh.instances)
+        assert [p.provider.provider_id for p in await client.inspect.providers()] == [PROVIDER]
+        assert len(await mesh.hosting(gateway)) == len(mesh.instances)
+        health = await client.inspect.health()
+        assert health.snapshot_stale
+        assert any("silent" in problem for problem in health.problems)
+        assert await gauge(mesh, gateway, "stackmesh_snapshot_stale") == 1
 
 
 async def announced(mesh):
@@ -79,11 +106,10 @@ async def check_outage(mesh, begin, end, seconds):
     assert not await stale_everywhere(mesh)
     async with calling(mesh.clients[0]) as some, calling(mesh.clients[1], "mine") as others:
         begin()
-        over = time.monotonic() + seconds
+        began = time.monotonic()
+        over = began + seconds
         await check_refused(mesh.clients[0].models.register("late", provider_model_id="echo-1"))
-        await until(lambda: stale_everywhere(mesh), NOTICED_SECONDS - (time.monotonic() - over + seconds))
-        for gateway in range(len(mesh.clients)):
-            assert await gauge(mesh, gateway, "stackmesh_snapshot_stale") == 1
+        await check_noticed(mesh, began)
         await check_writes_are_refused(mesh, revision)
         await until(lambda: time.monotonic() > over, seconds)
         assert await stale_everywhere(mesh)
@@ -110,6 +136,55 @@ async def test_etcd_frozen(tmp_path):
             await check_outage(mesh, member.stop, member.resume, full(30))
 
 
+REASSURED, HELD = 0, 1
+"""Gateways: that of the registry which says that all is well; that of the one which holds what it cannot do."""
+
+
+@asynccontextmanager
+async def planted(folder, store):
+    """Each gateway has a registry of its own, and each registry a bug of its own."""
+    async with meshed(folder, store) as mesh:
+        for gateway, bug in ((REASSURED, "reassuring"), (HELD, "patient")):
+            mesh.registries[gateway].run_instead(f"tests.faults.planted.{bug}")
+            mesh.gateways[gateway].reconfigure("registry", address=mesh.registry_addresses[gateway])
+        await mesh.start()
+        await mesh.clients[HELD].models.register("mine", provider_model_id="echo-1")
+        await until(mesh.in_step)
+        yield mesh
+
+
+async def check_bugs_are_found_out(mesh, begin):
+    """Where there is one check fails; where there is none it passes."""
+    held, reassured = mesh.clients[HELD].models, mesh.clients[REASSURED].models
+    begin()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await check_refused(held.register("late", provider_model_id="echo-1"))
+    await check_refused(reassured.register("late", provider_model_id="echo-1"))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        await check_refused(held.get("mine"))
+    with pytest.raises(TimeoutError):
+        await check_noticed(mesh, began)
+    assert await mesh.stale(HELD)
+    assert not await mesh.stale(REASSURED)
+
+
+@pytest.mark.timeout(90)
+async def test_who_reassures_or_holds_on_behind_a_black_hole_is_found_out(tmp_path):
+    """The control."""
+    async with etcd(tmp_path) as member, TcpProxy(member.address) as proxy:
+        async with planted(tmp_path, f"etcd://{proxy.address}/mesh") as mesh:
+            await check_bugs_are_found_out(mesh, proxy.stall)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+async def test_who_reassures_or_holds_on_over_a_frozen_etcd_is_found_out(tmp_path):
+    """The control."""
+    async with etcd(tmp_path) as member, planted(tmp_path, f"etcd://{member.address}/mesh") as mesh:
+        await check_bugs_are_found_out(mesh, member.stop)
+
+
 @pytest.mark.timeout(180)
 async def test_two_of_three_members_killed(tmp_path):
     async with etcd_cluster(tmp_path) as members:
@@ -122,7 +197,8 @@ async def test_two_of_three_members_killed(tmp_path):
             await until(lambda: registered(mesh.clients[0], "with-two"), 10)
             members[1].kill()
             async with calling(mesh.clients[0]) as calls:
-                await until(lambda: stale_everywhere(mesh), QUORUM_NOTICED_SECONDS)
+                await check_noticed(mesh, time.monotonic(), QUORUM_NOTICED_SECONDS)
+                await check_reads(mesh)
                 await check_writes_are_refused(mesh, revision)
                 await check_restart_from_the_last_good_file(mesh)
                 for member in members[:2]:
