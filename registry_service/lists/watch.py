@@ -55,6 +55,7 @@ class Watch:
         if request.start_revision < 1:
             raise InvalidField("start_revision", "is less than 1, which is the first revision")
         wanted = filters.wanted(request.filter)
+        self._feed.check_heard()
         store_id = await self._store.store_id()
         if request.store_id not in ("", store_id):
             raise RevisionGone("the revision belongs to another store: list again")

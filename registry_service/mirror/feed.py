@@ -54,6 +54,14 @@ class Feed:
         self._providers = {entry.key: provider for entry in listed.entries if (provider := provider_of(entry))}
         self._hear(idle=False)
 
+    def check_heard(self) -> None:
+        """Raises RegistryUnreachable if the store is known to be silent.
+
+        Whoever asked the store itself would wait for it, and all who wait are answered at once when it is back.
+        """
+        if self._store_id and self._now() - self._heard >= self._silence:
+            raise RegistryUnreachable(f"the store has been silent for {self._silence:g} s")
+
     def take(self, said: pb.WatchResponse) -> None:
         """The next whole revision, or a checkpoint."""
         if said.changes and said.revision > self._revision:
@@ -120,8 +128,7 @@ class Feed:
             async with asyncio.timeout_at(self._heard + self._silence):
                 await self._moved.wait()
         except TimeoutError:
-            if self._now() - self._heard >= self._silence:
-                raise RegistryUnreachable(f"the store has been silent for {self._silence:g} s") from None
+            self.check_heard()
 
     def _hear(self, *, idle: bool) -> None:
         self._heard = self._now()
