@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -16,6 +17,9 @@ from tests.waiting import until
 FROZEN_SECONDS = 20.0
 AWAY_SECONDS = 7.0
 BACK_SECONDS = 10.0
+KILLED_SECONDS = 5.0
+FREEZE_NOTICED_SECONDS = 12.0
+"""A connection to a frozen process is given up within 8 s; what was asked over it is asked again."""
 LEASE_TTL = 15.0 if SOAK else 3.0
 
 
@@ -106,42 +110,85 @@ async def test_etcd_away_for_longer_than_a_lease_costs_places_but_no_call(tmp_pa
     assert failed == []
 
 
+async def check_registering_goes_on(mesh, what, seconds):
+    """Through every gateway, in time, and the name is known to the other one. TimeoutError otherwise."""
+    for number, client in enumerate(mesh.clients):
+        name = f"{what}-{number}"
+        await until(lambda client=client, name=name: registered(client, name), seconds)
+        await until(lambda other=1 - number, name=name: callable_(mesh.clients[other], name), seconds)
+
+
+async def check_places_are_kept(mesh, before, seconds=1.5 * LEASE_TTL):
+    """For longer than a lease lives."""
+    await passed(seconds)
+    assert not await mesh.stale()
+    assert await ids(mesh) == before
+
+
+@asynccontextmanager
+async def over_etcd(folder, alone=(), **options):
+    """A running mesh of two registries, of which some know the first alone."""
+    async with etcd(folder) as member, meshed(folder, f"etcd://{member.address}/mesh", **options) as mesh:
+        for one in mesh.members:
+            if one.name.startswith(tuple(alone)):
+                one.reconfigure("registry", address=mesh.registry_addresses[0])
+        await mesh.start()
+        await until(lambda: hosting(mesh, len(mesh.instances)))
+        yield mesh
+
+
 @pytest.mark.timeout(120)
 async def test_everything_goes_on_with_the_other_registry(tmp_path):
-    async with etcd(tmp_path) as member:
-        async with meshed(tmp_path, f"etcd://{member.address}/mesh", lease_ttl=LEASE_TTL) as mesh:
-            await mesh.start()
-            before = await ids(mesh)
-            async with calling(mesh.clients[0]) as calls:
-                for killed in (0, 1):
-                    await mesh.registries[killed].kill()
-                    for number, client in enumerate(mesh.clients):
-                        name = f"mine-{killed}-{number}"
-                        await until(lambda client=client, name=name: registered(client, name), 5)
-                        await until(lambda other=1 - number, name=name: callable_(mesh.clients[other], name), 5)
-                    await passed(1.5 * LEASE_TTL)
-                    assert not await mesh.stale()
-                    assert await ids(mesh) == before
-                    await mesh.registries[killed].start()
-            assert calls.failed == []
+    async with over_etcd(tmp_path, lease_ttl=LEASE_TTL) as mesh:
+        before = await ids(mesh)
+        async with calling(mesh.clients[0]) as calls:
+            for killed in (0, 1):
+                await mesh.registries[killed].kill()
+                await check_registering_goes_on(mesh, f"mine-{killed}", KILLED_SECONDS)
+                await check_places_are_kept(mesh, before)
+                await mesh.registries[killed].start()
+        assert calls.failed == []
 
 
 @pytest.mark.timeout(120)
 async def test_everything_goes_on_while_a_registry_is_frozen(tmp_path):
-    async with etcd(tmp_path) as member:
-        async with meshed(tmp_path, f"etcd://{member.address}/mesh", registries=2, instances=2) as mesh:
-            await mesh.start()
-            await until(lambda: hosting(mesh, 2))
-            before, start = await ids(mesh), (await mesh.health()).snapshot_revision + 1
-            async with calling(mesh.clients[0]) as calls:
-                mesh.registries[0].freeze()
-                for number, client in enumerate(mesh.clients):
-                    name = f"mine-{number}"
-                    await until(lambda client=client, name=name: registered(client, name), FROZEN_SECONDS)
-                    await until(lambda other=1 - number, name=name: callable_(mesh.clients[other], name), 10)
-                await until(mesh.in_step, FROZEN_SECONDS)
-                mesh.registries[0].thaw()
-                await until(mesh.in_step, 30)
-            assert calls.failed == []
-            assert await ids(mesh) == before
-            assert await deletions(mesh, start) == set()
+    async with over_etcd(tmp_path, instances=2) as mesh:
+        before, start = await ids(mesh), (await mesh.health()).snapshot_revision + 1
+        async with calling(mesh.clients[0]) as calls:
+            mesh.registries[0].freeze()
+            await check_registering_goes_on(mesh, "mine", FREEZE_NOTICED_SECONDS)
+            await until(mesh.in_step, FROZEN_SECONDS)
+            mesh.registries[0].thaw()
+            await until(mesh.in_step, 30)
+        assert calls.failed == []
+        assert await ids(mesh) == before
+        assert await deletions(mesh, start) == set()
+
+
+async def test_gateways_that_know_one_registry_alone_register_nothing_without_it(tmp_path):
+    """The control."""
+    async with over_etcd(tmp_path, alone=["gateway"]) as mesh:
+        await mesh.registries[0].kill()
+        with pytest.raises(TimeoutError):
+            await check_registering_goes_on(mesh, "mine", KILLED_SECONDS)
+
+
+@pytest.mark.slow
+async def test_gateways_that_know_one_registry_alone_register_nothing_while_it_is_frozen(tmp_path):
+    """The control."""
+    async with over_etcd(tmp_path, alone=["gateway"]) as mesh:
+        mesh.registries[0].freeze()
+        with pytest.raises(TimeoutError):
+            await check_registering_goes_on(mesh, "mine", FREEZE_NOTICED_SECONDS)
+
+
+@pytest.mark.timeout(90)
+async def test_instances_that_know_one_registry_alone_lose_their_places_without_it(tmp_path):
+    """The control; gateways go on, and hear of it."""
+    async with over_etcd(tmp_path, alone=["inference"], lease_ttl=LEASE_TTL) as mesh:
+        before = await ids(mesh)
+        await mesh.registries[0].kill()
+        await until(lambda: hosting(mesh, 0), FROZEN_SECONDS + LEASE_TTL)
+        with pytest.raises(AssertionError):
+            await check_places_are_kept(mesh, before, 0)
+        assert not await mesh.stale()
