@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import importlib.util
+import json
 import secrets
 import shutil
 import signal
@@ -114,6 +115,11 @@ class Etcd:
     async def ctl(self, *args: str, stdin: str = "") -> str:
         """What `etcdctl ARGS` prints."""
         return await asyncio.to_thread(self._ctl, args, stdin)
+
+    async def leads(self) -> bool:
+        """Whether it is the leader of its cluster, as far as it knows."""
+        [said] = json.loads(await self.ctl("endpoint", "status", "--write-out", "json"))
+        return said["Status"]["leader"] == said["Status"]["header"]["member_id"]
 
     async def require_password(self, password: str) -> None:
         """Switch authentication on, with one user, `root`."""
