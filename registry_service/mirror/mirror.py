@@ -19,8 +19,8 @@ from stackmesh.registry.v1 import watch_service_pb2 as pb
 from stackmesh.shared_read import SharedRead
 from stackmesh.tasks import background
 
-LIMIT: Final = 3.0
-"""Seconds a linearizable read takes at most."""
+LIMIT: Final = 2.8
+"""Seconds a linearizable read takes at most. Callers hear within 3 s, the way there and back included."""
 _PATIENCE: Final = 1.0
 """Seconds between two tries to reach the store. A store has few replicas, and everybody waits for them."""
 
