@@ -108,7 +108,7 @@ async def check_outage(mesh, begin, end, seconds):
         begin()
         began = time.monotonic()
         over = began + seconds
-        await check_refused(mesh.clients[0].models.register("late", provider_model_id="echo-1"))
+        await check_writes_are_refused(mesh, revision)
         await check_noticed(mesh, began)
         await check_writes_are_refused(mesh, revision)
         await until(lambda: time.monotonic() > over, seconds)
