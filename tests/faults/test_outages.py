@@ -3,12 +3,14 @@
 import asyncio
 import time
 import urllib.request
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 from stackmesh.client import Client
-from stackmesh.errors import Unavailable
+from stackmesh.errors import RegistryUnreachable, Unavailable
+from stackmesh.reflector import RegistrySource
+from stackmesh.transport import internal_channel
 from tests.fakes.etcd import etcd, etcd_cluster
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.faults.mesh import MODEL, PROVIDER, callable_, calling, meshed, registered, say
@@ -66,6 +68,22 @@ async def check_writes_are_refused(mesh, revision):
                 group.create_task(check_refused(call))
 
 
+async def told_silent(address):
+    """Whether a registry refuses who begins to watch because it has not heard its store."""
+    async with internal_channel(address) as channel, aclosing(RegistrySource(channel).watch(1, "")) as said:
+        try:
+            await anext(said)
+        except RegistryUnreachable as error:
+            return "the store has been silent" in error.message
+    return False
+
+
+async def check_watches_are_refused_unasked(mesh):
+    """By what the registry knows of its store. Who waited for the store itself would come back with all the others."""
+    for address in mesh.registry_addresses:
+        await until(lambda address=address: told_silent(address), NOTICED_SECONDS)
+
+
 async def check_reads(mesh):
     """What a gateway knows it tells, and says that it may be old; what the registry alone knows is not made up."""
     for gateway, client in enumerate(mesh.clients):
@@ -110,6 +128,7 @@ async def check_outage(mesh, begin, end, seconds):
         over = began + seconds
         await check_writes_are_refused(mesh, revision)
         await check_noticed(mesh, began)
+        await check_watches_are_refused_unasked(mesh)
         await check_writes_are_refused(mesh, revision)
         await until(lambda: time.monotonic() > over, seconds)
         assert await stale_everywhere(mesh)
@@ -165,6 +184,7 @@ async def check_bugs_are_found_out(mesh, begin):
         await check_refused(held.get("mine"))
     with pytest.raises(TimeoutError):
         await check_noticed(mesh, began)
+    assert [await told_silent(mesh.registry_addresses[gateway]) for gateway in (REASSURED, HELD)] == [False, True]
     assert await mesh.stale(HELD)
     assert not await mesh.stale(REASSURED)
 
