@@ -11,7 +11,7 @@ from registry_service.declared import providers as declared_providers
 from registry_service.declared.discovered import Discovered
 from registry_service.instances import reports
 from registry_service.sqlite.store import SqliteStore
-from registry_service.store import COMMIT_LIMIT, Delete, Put
+from registry_service.store import COMMIT_LIMIT, Put
 from stackmesh.config import parse
 from stackmesh.errors import Conflict
 from stackmesh.registry.v1 import announce_service_pb2, resources_pb2 as pb
@@ -19,7 +19,7 @@ from stackmesh.resources import KINDS
 from stackmesh.routes import Api, ResourceType
 from stackmesh.serving import judge
 from stackmesh.tasks import background
-from tests.fakes.registry_parts import drafting
+from tests.fakes.registry_parts import Rewriting, drafting
 from tests.waiting import until
 
 MODEL = KINDS[ResourceType.RESOURCE_TYPE_MODEL]
@@ -252,46 +252,6 @@ async def test_shields_are_discovered_and_memory_banks_are_not(mesh):
 
 
 NAMES = [f"m{n:04}" for n in range(1000)]
-
-
-class Rewriting(Discovered):
-    """As our ancestors did it: unregister everything, register everything."""
-
-    async def follow(self, known):
-        keys = [records.resource_key(MODEL, name) for name in known.resources(MODEL)]
-        for start in range(0, len(keys), COMMIT_LIMIT):
-            await self._store.commit([Delete(key) for key in keys[start : start + COMMIT_LIMIT]])
-        await super().follow(await self._mirror.current())
-
-
-async def a_reconcile_is_invisible(store, kind=Discovered):
-    """While an unchanged provider is reconciled, 1,000 lookups at the same time miss nothing; nothing is written."""
-    async with running_mesh(store, kind) as mesh:
-        await mesh.configure("p")
-        await mesh.serve("i", "p", *NAMES)
-        await mesh.follow()
-        revision = await store.revision()
-
-        async def look_up(name):
-            return (await mesh.mirror.current()).resource(MODEL, name) is not None
-
-        following = asyncio.create_task(mesh.follow())
-        found = []
-        for start in range(0, len(NAMES), 100):
-            found += await asyncio.gather(*map(look_up, NAMES[start : start + 100]))
-        rows = await following
-        assert set(rows) == set(NAMES)
-        assert all(found)
-        assert await store.revision() == revision
-
-
-async def test_a_reconcile_of_an_unchanged_provider_writes_nothing_and_nobody_sees_it(store):
-    await a_reconcile_is_invisible(store)
-
-
-async def test_the_check_finds_a_reconcile_that_unregisters_first(store):
-    with pytest.raises(AssertionError):
-        await a_reconcile_is_invisible(store, Rewriting)
 
 
 async def test_what_is_new_is_written_in_batches(tmp_path):
