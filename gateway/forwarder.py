@@ -75,7 +75,7 @@ class Forwarder:
                 try:
                     await call.wait_for_connection()
                     tries.spent = True
-                    async with background(_pump(first, context, call), "pump requests"):
+                    async with background(_pump(first, context, call), "pump requests", vital=False):
                         initial = await call.initial_metadata()
                         if not call.done():
                             await tries.answer(initial)
@@ -97,7 +97,7 @@ class Forwarder:
                 try:
                     await call.wait_for_connection()
                     tries.spent = True
-                    async with background(_pump(first, context, call), "pump requests"):
+                    async with background(_pump(first, context, call), "pump requests", vital=False):
                         await _relay(tries, call, context)
                 except grpc.aio.AioRpcError as error:
                     await tries.fail(error)

@@ -92,7 +92,7 @@ class Keeper:
                 if self.wanted is None:
                     await self._unload()
                     continue
-                async with background(self._load(self.wanted), f"load {self._name}") as self._loading:
+                async with background(self._load(self.wanted), f"load {self._name}", vital=False) as self._loading:
                     await asyncio.wait([self._loading])
                 self._loading = None
         finally:

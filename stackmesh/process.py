@@ -5,7 +5,7 @@
     python -m gateway --end-with-stdin             stop also when standard input ends, that is when its holder is gone
 
 Exit codes: 0 stopped as asked; 78 (EX_CONFIG) the configuration or the machine has to change first, so starting
-again is no use; 1 anything else.
+again is no use; 1 anything else, such as background work that has failed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import uvloop
 
 from stackmesh.config import Config, ConfigError, load
 from stackmesh.notify import Notifier
+from stackmesh.tasks import failing
 
 EX_CONFIG: Final = 78
 
@@ -48,6 +49,15 @@ class Process:
         self.notify = notifier
         self.stopping = asyncio.Event()
         """Set when the process has been asked to stop."""
+        self.failure = ""
+        """Why it stops though nobody has asked."""
+
+    def fail(self, task: str) -> None:
+        """Stop: background work without which it should not go on has failed."""
+        if not self.stopping.is_set():
+            self.failure = f"{task}: failed, the log says why"
+            self.notify.stopping(self.failure)
+            self.stopping.set()
 
 
 Body = Callable[[Config, Process], Awaitable[None]]
@@ -79,6 +89,9 @@ def run(name: str, doc: str | None, body: Body, check: Check | None = None) -> i
     except (ConfigError, StartError) as error:
         sys.stderr.write(f"{name}: {error}\n")
         return EX_CONFIG
+    if process.failure:
+        sys.stderr.write(f"{name}: {process.failure}\n")
+        return 1
     return 0
 
 
@@ -86,7 +99,8 @@ async def _run(body: Body, config: Config, process: Process) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, process)
-    await body(config, process)
+    with failing(process.fail):
+        await body(config, process)
 
 
 def _stop(process: Process) -> None:

@@ -49,7 +49,7 @@ class KeepAlives:
                 try:
                     async with opened(self._client, KEEP_ALIVE) as stream:
                         stream.write(pb.LeaseKeepAliveRequest(id=lease))
-                        async with background(self._write(stream), "keep-alives"):
+                        async with background(self._write(stream), "keep-alives", vital=False):
                             await self._read(stream)
                 except MeshError as error:
                     self._fail(error)

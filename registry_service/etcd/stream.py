@@ -71,7 +71,7 @@ async def opened(client: Client, method: Method[Q, A]) -> AsyncGenerator[Stream[
             await endpoint.settle(client.patience)
             metadata = await client.metadata(endpoint, client.patience)
         stream = Stream(endpoint.stream(method), endpoint.address, metadata)
-        async with background(stream.pump(client, endpoint), method.path):
+        async with background(stream.pump(client, endpoint), method.path, vital=False):
             try:
                 yield stream
             finally:

@@ -24,6 +24,18 @@ PROGRAM = """
         await process.stopping.wait()
     sys.exit(run("program", "Does nothing, well.", body))
 """
+BROKEN = """
+    import sys
+    from stackmesh.process import run
+    from stackmesh.tasks import background
+    async def count():
+        raise RuntimeError("no sheep")
+    async def body(config, process):
+        async with background(count(), "count sheep"):
+            await process.stopping.wait()
+        sys.stderr.write("stopped in good order\\n")
+    sys.exit(run("program", "Cannot sleep.", body))
+"""
 
 
 @pytest.fixture
@@ -50,6 +62,16 @@ def test_tells_how_far_it_is_and_stops_when_asked(tmp_path, listener):
         assert listener.recv(1000) == b"STOPPING=1\nSTATUS=stopping"
         assert process.wait(20) == 0
         assert process.stderr.read() == ""
+
+
+def test_stops_when_its_background_work_has_failed(tmp_path, listener):
+    with start(tmp_path, source=BROKEN) as process:
+        assert listener.recv(1000) == b"STOPPING=1\nSTATUS=count sheep: failed, the log says why"
+        assert process.wait(20) == 1
+        *_, traceback, order, why = process.stderr.read().splitlines()
+    assert traceback == "RuntimeError: no sheep"
+    assert order == "stopped in good order"
+    assert why == "program: count sheep: failed, the log says why"
 
 
 def test_ends_when_the_holder_of_its_input_is_gone(tmp_path, listener):
