@@ -13,7 +13,7 @@ from rich.text import Text
 
 from stackmesh import errors
 from stackmesh.config import ConfigError
-from stackmesh.supervisor.status import StartFailed
+from stackmesh.supervisor.status import StartFailed, SupervisorFailed
 
 INTERRUPTED: Final = 130
 
@@ -44,7 +44,7 @@ def told(address: str | None = None, kind: str = "model") -> Generator[None]:
         yield
     except errors.MeshError as error:
         tell(error, address, kind)
-    except (ConfigError, StartFailed) as error:
+    except (ConfigError, StartFailed, SupervisorFailed) as error:
         say_error(str(error))
     except UnicodeError:
         say_error("the text is not valid UTF-8")

@@ -5,7 +5,7 @@ again; one that says its configuration has to change first (exit code 78 before 
 """
 
 from stackmesh.supervisor.commands import Command, commands, same_code, unhosted
-from stackmesh.supervisor.status import Observer, StartFailed, State, Status
+from stackmesh.supervisor.status import Observer, StartFailed, State, Status, SupervisorFailed
 from stackmesh.supervisor.supervisor import Supervisor, supervised
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "State",
     "Status",
     "Supervisor",
+    "SupervisorFailed",
     "commands",
     "same_code",
     "supervised",

@@ -42,3 +42,10 @@ class StartFailed(Exception):
     def __init__(self, status: Status) -> None:
         super().__init__(f"{status.name}: {status.text}")
         self.status = status
+
+
+class SupervisorFailed(Exception):
+    """A service is not watched any more, by a fault of the supervisor's own, which has been logged."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(f"{task}: failed, see above")

@@ -12,8 +12,8 @@ from typing import Final
 from stackmesh.supervisor.commands import Command
 from stackmesh.supervisor.logs import ServiceLog
 from stackmesh.supervisor.service import Service
-from stackmesh.supervisor.status import Observer, StartFailed, State, Status
-from stackmesh.tasks import background
+from stackmesh.supervisor.status import Observer, StartFailed, State, Status, SupervisorFailed
+from stackmesh.tasks import background, failing
 
 DRAIN_SECONDS: Final = 30.0
 """How long the services together may take to finish what is in flight."""
@@ -27,6 +27,7 @@ class Supervisor:
         self._services: list[Service] = []
         self._statuses: dict[str, Status] = {}
         self._asked = False
+        self._failed = ""
         self._moved = asyncio.Event()
 
     @property
@@ -51,17 +52,25 @@ class Supervisor:
         self._moved.set()
 
     async def ready(self) -> bool:
-        """Wait until all services are ready at once. False: asked to stop before. Raises StartFailed."""
+        """Wait until all services are ready at once. False: asked to stop before.
+
+        Raises StartFailed, SupervisorFailed.
+        """
         await self._until(lambda: all(status.state is State.READY for status in self._statuses.values()))
         return not self._asked
 
     async def asked_to_stop(self) -> None:
-        """Wait until somebody asks. Raises StartFailed."""
+        """Wait until somebody asks. Raises StartFailed, SupervisorFailed."""
         await self._until(lambda: False)
 
     def ask_to_stop(self) -> None:
         """Ends `ready` and `asked_to_stop`."""
         self._asked = True
+        self._moved.set()
+
+    def fail(self, task: str) -> None:
+        """Ends them too: a service is not watched any more."""
+        self._failed = task
         self._moved.set()
 
     def kill(self) -> None:
@@ -81,6 +90,8 @@ class Supervisor:
             for status in self._statuses.values():
                 if status.state is State.FAILED:
                     raise StartFailed(status)
+            if self._failed:
+                raise SupervisorFailed(self._failed)
             self._moved.clear()
             await self._moved.wait()
 
@@ -98,6 +109,7 @@ async def supervised(
     """
     supervisor = Supervisor(observer)
     async with AsyncExitStack() as stack:
+        stack.enter_context(failing(supervisor.fail))
         sockets = Path(stack.enter_context(TemporaryDirectory(prefix="stackmesh-")))
         for command in commands:
             log = ServiceLog(logs, command.name)

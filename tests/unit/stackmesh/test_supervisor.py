@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 from stackmesh.config import parse
-from stackmesh.supervisor import Command, StartFailed, State, Status, Supervisor, commands, supervised, unhosted
+from stackmesh.supervisor import (
+    Command,
+    StartFailed,
+    State,
+    Status,
+    Supervisor,
+    SupervisorFailed,
+    commands,
+    supervised,
+    unhosted,
+)
 from tests.waiting import until
 
 PROGRAM = """
@@ -129,6 +139,25 @@ async def test_one_that_dies_is_started_again_and_the_others_stay(bench: Bench) 
         assert supervisor.statuses["registry"].pid == neighbour
     restarting = next(status for status in bench.history if status.state is State.RESTARTING)
     assert restarting.text.startswith("killed by SIGKILL; again in 0.")
+
+
+class Shaky(list[Status]):
+    """An observer with a bug."""
+
+    def append(self, status: Status) -> None:
+        super().append(status)
+        if status.state is State.RESTARTING:
+            raise RuntimeError("a bug")
+
+
+async def test_a_service_that_cannot_be_watched_any_more_ends_the_mesh(bench: Bench) -> None:
+    bench.history = Shaky()
+    async with asyncio.timeout(20), bench.running(("registry", "ok"), ("inference", "ok")) as supervisor:
+        await supervisor.ready()
+        os.kill(supervisor.statuses["inference"].pid, signal.SIGKILL)
+        with pytest.raises(SupervisorFailed, match="keep inference running"):
+            await supervisor.asked_to_stop()
+    assert bench.states("registry")[-1] is State.STOPPED
 
 
 async def test_a_service_that_was_ready_once_is_tried_again_even_if_it_refuses_now(bench: Bench) -> None:
