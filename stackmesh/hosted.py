@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from stackmesh import names
+from stackmesh.backoff import Backoff
 from stackmesh.errors import InvalidField, MeshError, clip
 from stackmesh.providers import Provider
 from stackmesh.registry.v1.announce_service_pb2 import ServedReport
@@ -100,20 +102,37 @@ class HostedProvider:
             await self._told.wait_for(lambda: self._tellings >= after)
 
     async def keep_fresh(self, tell: Tell) -> None:
-        """Ask for ever, and tell each answer that is not as the one before."""
+        """Ask for ever, and tell each answer that is not as the one before.
+
+        Never fails: what could not be told is tried again, with what has come to be served since.
+        """
+        backoff = Backoff(limit=LIST_INTERVAL)
+        news: ServedReport | None = None
         while True:
-            try:
-                async with asyncio.timeout(LIST_INTERVAL):
-                    await self._wanted.wait()
-            except TimeoutError:
-                pass
-            self._wanted.clear()
+            await self._due()
             self._asking = 1
-            if (report := await self.refresh()) is not None:
-                await tell(report)
+            try:
+                news = await self.refresh() or news
+                if news is not None:
+                    await tell(news)
+            except Exception:
+                log.exception("what provider %s serves could not be told, trying again", self.provider_id)
+                self._asking = 0
+                await asyncio.sleep(backoff.delay())
+                self.look()
+                continue
+            news = None
+            backoff.reset()
             async with self._told:
                 self._asking, self._tellings = 0, self._tellings + 1
                 self._told.notify_all()
+
+    async def _due(self) -> None:
+        """Wait until somebody wants it to be asked, or it has not been asked for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIST_INTERVAL):
+                await self._wanted.wait()
+        self._wanted.clear()
 
     async def refresh(self) -> ServedReport | None:
         """Ask what it serves; the report, if it is not as before."""

@@ -1,11 +1,12 @@
 """What a process says of its providers: one that fails, or is slow, hides and holds up none of the others."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
 from stackmesh.errors import BackendUnreachable, ProviderNotFound
-from stackmesh.hosted import FAILURES_LIMIT, LOADING, REASON_LIMIT
+from stackmesh.hosted import FAILURES_LIMIT, LOADING, REASON_LIMIT, HostedProvider
 from stackmesh.hosting import HostedProviders, Hosting
 from stackmesh.provider.v1 import provider_service_pb2 as pb
 from stackmesh.providers import Wanted
@@ -121,6 +122,67 @@ async def test_cancelling_the_question_is_no_answer():
 def test_a_provider_that_is_not_here():
     with pytest.raises(ProviderNotFound, match="'b'; it hosts: a"):
         hosting(a=Fixed()).get("b")
+
+
+class Failing:
+    """Tells, but fails so many times before."""
+
+    def __init__(self, failures):
+        self.failures = failures
+        self.told = []
+
+    async def __call__(self, report):
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("a bug")
+        self.told.append((report.provider_id, list(report.provider_resource_ids)))
+
+
+async def check_what_failed_to_be_told_is_told_after_all(kind=HostedProvider, failures=1, seconds=10):
+    """What has come to be served is told once telling works again, though it was found before. So is what follows."""
+    provider, tell = Fixed(["x"]), Failing(failures)
+    one = kind(Api.API_INFERENCE, "a", "remote::fixed", provider)
+    await one.refresh()
+    async with background(one.keep_fresh(tell), "keep fresh"):
+        provider.served = ["x", "y"]
+        one.look()
+        await until(lambda: tell.told == [("a", ["x", "y"])], seconds)
+        provider.served = ["y"]
+        async with asyncio.timeout(seconds):
+            await one.looked()
+        assert tell.told[1:] == [("a", ["y"])]
+
+
+async def test_what_failed_to_be_told_is_told_after_all(caplog):
+    await check_what_failed_to_be_told_is_told_after_all(failures=3)
+    assert caplog.text.count("what provider a serves could not be told, trying again") == 3
+
+
+class Mortal(HostedProvider):
+    """The planted bug: whatever goes wrong ends it."""
+
+    async def keep_fresh(self, tell):
+        while True:
+            await self._due()
+            if (report := await self.refresh()) is not None:
+                await tell(report)
+
+
+class Forgetful(HostedProvider):
+    """The planted bug: what could not be told counts as told."""
+
+    async def keep_fresh(self, tell):
+        async def once(report):
+            with suppress(RuntimeError):
+                await tell(report)
+
+        await super().keep_fresh(once)
+
+
+@pytest.mark.parametrize("kind", [Mortal, Forgetful])
+async def test_that_check_sees_one_that_ends_and_one_that_forgets(kind):
+    with pytest.raises(TimeoutError):
+        await check_what_failed_to_be_told_is_told_after_all(kind, seconds=1)
 
 
 # What cannot be served
