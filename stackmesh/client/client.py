@@ -77,7 +77,8 @@ class Client:
 
         With `start_revision`, the revision of the last change that was taken, it goes on from there, telling that
         revision again, and raises RevisionGone when it is no longer known (or not of the store `store_id`): watch
-        without it. What is wrong at the beginning is raised; what goes wrong later is waited for.
+        without it. What is wrong at the beginning is raised; what goes wrong later is waited for. When this client is
+        closed, Unavailable is raised.
         """
         return changes(Feed(RegistrySource(self._opened(), wanted(kinds)), start_revision, store_id))
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from stackmesh.errors import DeadlineExceeded, InvalidField, MeshError, RevisionGone
+import grpc
+
+from stackmesh.errors import DeadlineExceeded, InvalidField, MeshError, RevisionGone, Unavailable
 from stackmesh.reflector import Listed, Reflector, Source
 from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
 from stackmesh.resources import Resource
@@ -53,7 +55,7 @@ def wanted(kinds: Collection[Word]) -> pb.EntryFilter:
 
 async def changes(feed: Feed) -> AsyncGenerator[Change]:
     """As Client.watch says."""
-    async with background(Reflector(feed, feed).run(), "watch the registry"):
+    async with background(Reflector(feed, feed).run(), "watch the registry", vital=False):
         while True:
             yield await feed.next()
             feed.taken()
@@ -91,6 +93,9 @@ class Feed:
         except MeshError as error:
             await self._fail_unless_heard(error)
             raise
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            await self._fail_if_closed()
+            raise
 
     async def watch(self, start_revision: int, store_id: str) -> AsyncGenerator[pb.WatchResponse]:
         try:
@@ -107,6 +112,9 @@ class Feed:
             raise
         except MeshError as error:
             await self._fail_unless_heard(error)
+            raise
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            await self._fail_if_closed()
             raise
 
     def replace(self, entries: Sequence[pb.Entry], revision: int) -> None:
@@ -128,6 +136,12 @@ class Feed:
         """A mesh that never answered is the reader's to know; one that is lost later is waited for."""
         if not self._heard:
             await self._fail(error)
+
+    async def _fail_if_closed(self) -> None:
+        """Nobody has cancelled the reflector, so it was the end of the channel: there is nothing to wait for."""
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            await self._fail(Unavailable("the client was closed"))
 
     async def _fail(self, error: MeshError) -> None:
         """The reader raises it, which ends the reflector: it has nothing to try again."""

@@ -94,6 +94,43 @@ async def test_a_gateway_that_is_not_there_is_unavailable(start):
             await take(client.watch(start_revision=start), 1)
 
 
+async def closed_under_its_reader(registry, heard, feed=Feed, seconds=5):
+    """The channel is closed while it is read, or while the gateway is away and the next try is waited for."""
+    address = f"127.0.0.1:{free_port()}"
+    channel = grpc.aio.insecure_channel(address, options=CLIENT_CHANNEL)
+    registry.put(Model(identifier="a"))
+    async with aclosing(changes(feed(RegistrySource(channel, wanted(["model"])), None, ""))) as told:
+        async with serving(ScriptedInference(), registry, address):
+            await take(told, 1)
+            waiting = asyncio.ensure_future(anext(told))
+            await until(lambda: registry.watches)
+            if heard:
+                await channel.close()
+        await channel.close()
+        async with asyncio.timeout(seconds):
+            await waiting
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_client_that_is_closed_ends_what_is_read_from_it(registry, heard):
+    with pytest.raises(errors.Unavailable, match="the client was closed"):
+        await closed_under_its_reader(registry, heard)
+
+
+class Waiting(Feed):
+    """Takes the end of its channel for an outage."""
+
+    async def _fail_if_closed(self):
+        pass
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_a_reader_who_is_not_told_that_the_client_was_closed_waits_for_ever(registry, heard):
+    """The control."""
+    with pytest.raises(TimeoutError):
+        await closed_under_its_reader(registry, heard, Waiting, 1)
+
+
 async def through_a_restart(registry, compact, feed=Feed):
     """What is told of `a` and `b` when `a` goes and `c` comes while the gateway is away."""
     address = f"127.0.0.1:{free_port()}"
