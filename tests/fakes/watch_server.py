@@ -74,7 +74,7 @@ class WatchServer(WatchServiceServicer):
     async def Watch(self, request, context):
         self.watches.append(request.start_revision)
         gone = request.start_revision <= self.compacted or request.start_revision > self.revision + 1
-        if gone or request.store_id != self.store_id:
+        if gone or request.store_id not in {"", self.store_id}:
             raise RevisionGone(f"revision {request.start_revision} is gone")
         at, sent = request.start_revision, 0
         while True:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,13 +24,16 @@ _THAW: Final = 'cat > /dev/null; kill -CONT "$0" 2> /dev/null'
 
 
 class Member:
-    """`python -m module --config FILE`. Start it with `async with` or `start`; leaving the block kills what is left."""
+    """`python -m module --config FILE`. Start it with `async with` or `start`; leaving the block kills what is left.
+
+    `program` replaces `-m module`, for who plants a bug.
+    """
 
     def __init__(self, module: str, config: Path, name: str) -> None:
         self.name = name
         self.config = config
         self.log = config.with_name(f"{name}.log")
-        self._module = module
+        self.program: Sequence[str] = ("-m", module)
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -54,7 +58,7 @@ class Member:
         with self.log.open("ab") as log:
             self._process = await asyncio.to_thread(
                 subprocess.Popen,
-                (sys.executable, "-m", self._module, "--config", str(self.config), "--end-with-stdin"),
+                (sys.executable, *self.program, "--config", str(self.config), "--end-with-stdin"),
                 cwd=ROOT,
                 env={**os.environ, "NOTIFY_SOCKET": str(notices.path)},
                 stdin=subprocess.PIPE,  # it ends with this process, however this process ends

@@ -45,10 +45,10 @@ def server():
 
 
 @asynccontextmanager
-async def following(server, kind=Reflector, **options):
+async def following(server, kind=Reflector, source=RegistrySource, **options):
     view = Copy()
     async with server.serving() as address, internal_channel(address) as channel:
-        reflector = kind(RegistrySource(channel), view, **options)
+        reflector = kind(source(channel), view, **options)
         async with background(reflector.run(), "reflector"):
             yield reflector, view
 
@@ -280,21 +280,38 @@ async def test_what_is_the_resources_own_can_be_left_out(server):
     assert bare.model == model
 
 
-async def test_another_store_means_a_new_list(server):
+async def check_another_store(server, source=RegistrySource, seconds=10):
+    """Another store takes the place of one, and nothing but its name tells: it has come further already."""
     server.put("a")
     server.put("b")
-    async with following(server, Quick) as (reflector, view):
+    async with following(server, Quick, source) as (reflector, view):
         await in_step(reflector, server)
         assert await reached(reflector, 2, "one")
         assert not await reached(reflector, 1, "two")
         server.store_id, server.log = "two", []
-        server.put("c")
+        for name in "cdefgh":
+            server.put(name)
         server.cut_after = 0
-        server._moved.set()
-        await until(lambda: view.entries == server.entries())
-        assert reflector.revision == 1
-        assert await reached(reflector, 1, "two")
+        await until(lambda: view.entries == server.entries(), seconds)
+        assert reflector.revision == 6
+        assert await reached(reflector, 6, "two")
         assert not await reached(reflector, 1, "one")
+
+
+class AnyStore(RegistrySource):
+    """The planted bug: does not say of which store it had that revision."""
+
+    def watch(self, start_revision, store_id):
+        return super().watch(start_revision, "")
+
+
+async def test_another_store_means_a_new_list(server):
+    await check_another_store(server)
+
+
+async def test_that_check_notices_a_reflector_that_goes_on_with_another_store(server):
+    with pytest.raises(TimeoutError):
+        await check_another_store(server, AnyStore, 1)
 
 
 async def reached(reflector, revision, store_id):
