@@ -24,6 +24,7 @@ SERVED: Final = tuple(f"echo-{number}" for number in range(4))
 """The provider's own names."""
 MODEL: Final = SERVED[0]
 """Declared in the YAML."""
+ECHO: Final = {"provider_id": PROVIDER, "provider_type": "inline::echo", "config": {"models": [*SERVED]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +136,17 @@ async def meshed(
     gateways: int = 2,
     instances: int = 1,
     lease_ttl: float = 15.0,
+    provider: Mapping[str, Any] = ECHO,
+    models: Sequence[str] = (MODEL,),
 ) -> AsyncGenerator[Mesh]:
-    """A mesh that is not started yet. `store` is a URL, or gives that of each registry."""
+    """A mesh that is not started yet. `store` is a URL, or gives that of each registry; `models` are declared."""
     free = iter([f"127.0.0.1:{port}" for port in free_ports(registries + 2 * gateways)])
     listen, addresses, metrics = ([next(free) for _ in range(count)] for count in (registries, gateways, gateways))
     everybodys = {"store": "sqlite:///unused.db", "address": ",".join(listen), "lease_ttl": lease_ttl}
     tree = {
         "version": 1,
-        "providers": {
-            "inference": [{"provider_id": PROVIDER, "provider_type": "inline::echo", "config": {"models": [*SERVED]}}]
-        },
-        "models": [{"model_id": MODEL}],
+        "providers": {"inference": [dict(provider)]},
+        "models": [{"model_id": model} for model in models],
     }
 
     def member(module: str, name: str, **changed: Mapping[str, Any]) -> Member:
