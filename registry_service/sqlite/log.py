@@ -6,6 +6,7 @@ Every method is one transaction and runs in the store's one SQL thread, so none 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import sqlite3
 import time
@@ -49,14 +50,14 @@ class _Lease:
 class Log:
     """The tables of an open database. `clock` gives seconds that only ever rise; leases live by it.
 
-    While this process is frozen nobody can beat. When it notices that it was, every lease gets one full TTL, as after a
-    restart.
+    While this process is frozen nobody can beat. When it notices that it was, every lease that had not ended
+    before gets one full TTL, as after a restart.
     """
 
     def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self._db = connection
         self._clock = clock
-        self._looked = time.monotonic()
+        self._looked, self._seen = time.monotonic(), -math.inf  # when, and what `clock` was then
         # Another one at each opening: while it was closed the file may have been replaced by an older copy of itself.
         self.store_id = f"{self._meta('store_id')}-{secrets.token_hex(4)}"
         rows = connection.execute("SELECT id, ttl FROM leases")
@@ -121,18 +122,16 @@ class Log:
     def revoke(self, lease: int) -> int:
         """Returns the revision after it."""
         if lease in self._leases:
-            self._leases[lease].deadline = self._clock()
+            self._leases[lease].deadline = -math.inf  # it stays ended, should its keys have to wait
             while not self._end(lease):
                 pass
             del self._leases[lease]
         return self.revision()
 
-    def sweep(self) -> int:
-        """End the leases whose time is up. Returns the revision after it."""
+    def ended(self) -> Sequence[int]:
+        """The leases whose time is up, and that have not been revoked."""
         self._notice_gap()
-        for lease in [lease for lease in self._leases if not self._alive(lease)]:
-            self.revoke(lease)
-        return self.revision()
+        return [lease for lease in self._leases if not self._alive(lease)]
 
     def _end(self, lease: int) -> bool:
         """Delete what fits into one commit. The last one forgets the lease too."""
@@ -152,8 +151,9 @@ class Log:
         if now - self._looked > _GAP_SECONDS:
             log.warning("nothing was done for %.1f s: every lease gets its time again", now - self._looked)
             for lease in self._leases.values():
-                lease.deadline = self._clock() + lease.ttl
-        self._looked = now
+                if lease.deadline > self._seen:  # the others had ended before
+                    lease.deadline = self._clock() + lease.ttl
+        self._looked, self._seen = now, self._clock()
 
     def _compare(self, key: str, revision: int) -> None:
         row = self.get(key)

@@ -19,7 +19,7 @@ from typing import ParamSpec, Self, TypeVar
 from registry_service.sqlite import file as sqlite_file
 from registry_service.sqlite.log import Log
 from registry_service.store import Commit, Op, Page, Row, check
-from stackmesh.errors import RegistryUnreachable, StoreFull, Unavailable
+from stackmesh.errors import MeshError, RegistryUnreachable, StoreFull, Unavailable
 from stackmesh.process import StartError
 from stackmesh.tasks import background
 
@@ -160,16 +160,29 @@ class SqliteStore:
         return True
 
     async def _sweep(self) -> None:
-        problem = ""
+        """Goes on whatever happens: without it no lease would end any more."""
+        said = ""
         while True:
             await asyncio.sleep(self._sweep_seconds)
+            problem = await self._end_leases()
+            if problem is not None and str(problem) != said:  # said once, not twice a second
+                bug = None if isinstance(problem, MeshError) else problem
+                log.warning("leases could not be swept: %s", problem, exc_info=bug)
+            said = str(problem)
+
+    async def _end_leases(self) -> Exception | None:
+        """End those whose time is up, each for itself. Returns one of the failures."""
+        problem = None
+        try:
+            ended = await self._run(self._log.ended)
+        except Exception as error:  # noqa: BLE001 -- it is logged
+            return error
+        for lease in ended:
             try:
-                await self._run(self._advance, self._log.sweep)
-                problem = ""
-            except Unavailable as error:
-                if str(error) != problem:  # said once, not twice a second
-                    log.warning("leases could not be swept: %s", error)
-                problem = str(error)
+                await self._run(self._advance, self._log.revoke, lease)
+            except Exception as error:  # noqa: BLE001 -- it is logged, and the others can do nothing for it
+                problem = error
+        return problem
 
     async def _end_thread(self, thread: ThreadPoolExecutor) -> None:
         self._thread = None
