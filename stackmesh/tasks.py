@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -32,8 +32,20 @@ async def background(
         yield task
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError, Exception):  # what it failed with has been logged
-            await task
+        await _end(task)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Wait for it. Who is cancelled meanwhile passes that on, goes on waiting, and is cancelled when it has ended."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])  # what it failed with has been logged
+        except asyncio.CancelledError as error:
+            cancelled = error
+            task.cancel()
+    if cancelled is not None:
+        raise cancelled
 
 
 @contextmanager

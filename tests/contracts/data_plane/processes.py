@@ -74,8 +74,7 @@ async def _listening(process: Process, address: str, module: str, log: Path) -> 
         done, pending = await asyncio.wait((ready, died), timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
         assert ready in done, f"{module} does not answer at {address}: see {log}"
 
 
