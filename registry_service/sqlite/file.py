@@ -15,6 +15,8 @@ from stackmesh.process import StartError
 SCHEME: Final = "sqlite:///"
 APPLICATION_ID: Final = 0x736D7265  # "smre"; file(1) and sqlite itself tell files apart by it
 VERSION: Final = 1
+_BUSY_MILLISECONDS: Final = 1000
+"""A statement waits for so long for somebody who is looking at the file, and all that are queued behind it with it."""
 
 _SCHEMA: Final = """
 CREATE TABLE log (
@@ -93,7 +95,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
     if not _one(connection, "SELECT count(*) FROM sqlite_schema"):
         connection.execute("PRAGMA journal_mode = WAL")
         marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"

@@ -39,12 +39,16 @@ class SqliteStore:
         clock: Callable[[], float] = time.monotonic,
         checkpoint_seconds: float = 3.0,
         sweep_seconds: float = 0.5,
+        patience_seconds: float = 2.5,
     ) -> None:
-        """`clock` is what leases live by; expired ones are looked for every `sweep_seconds`."""
+        """`clock` is what leases live by; expired ones are looked for every `sweep_seconds`. A disk that does not
+        answer is given `patience_seconds`.
+        """
         self._path = path
         self._clock = clock
         self._checkpoint_seconds = checkpoint_seconds
         self._sweep_seconds = sweep_seconds
+        self._patience_seconds = patience_seconds
         self._resources = AsyncExitStack()
         self._thread: ThreadPoolExecutor | None = None
         self._log: Log
@@ -58,7 +62,7 @@ class SqliteStore:
             stack.enter_context(sqlite_file.locked(self._path))
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)
-            self._log = await self._run(self._open)
+            self._log = await self._loop.run_in_executor(self._thread, self._open)  # however long it takes to recover
             stack.push_async_callback(self._loop.run_in_executor, self._thread, self._log.close)
             await stack.enter_async_context(background(self._sweep(), "lease sweeper"))
             self._resources = stack.pop_all()
@@ -108,7 +112,7 @@ class SqliteStore:
 
     def _checked(self, work: Callable[[], T]) -> T:
         """In the thread. What is written into a file that nobody finds again is lost: better to write nothing."""
-        if self._file not in (None, sqlite_file.identity(self._path)):
+        if self._file != sqlite_file.identity(self._path):
             raise RegistryUnreachable(
                 f"the registry's store {self._path} was deleted or replaced while it was open: restart the registry"
             )
@@ -127,7 +131,13 @@ class SqliteStore:
         if self._thread is None:
             raise Unavailable("the registry's store is closed")
         try:
-            return await self._loop.run_in_executor(self._thread, self._checked, lambda: work(*args, **kwargs))
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._loop.run_in_executor(self._thread, self._checked, lambda: work(*args, **kwargs))
+        except TimeoutError:  # what the thread has not begun it never will
+            raise RegistryUnreachable(
+                f"the registry's store did not answer within {self._patience_seconds:g} s: "
+                f"look at the disk of {self._path}, and for who else has it open"
+            ) from None
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what Python's module raises by itself has none
             if code == sqlite3.SQLITE_FULL:

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
@@ -208,6 +209,51 @@ async def test_a_closed_store_says_so_to_callers_and_watchers(stores):
             await waiting_long
         with pytest.raises(Unavailable):
             await anext(watch)
+
+
+async def answers_while_the_disk_hangs(path, patience, limit):
+    """Every call says so in time, and what was given up is not done later."""
+    async with SqliteStore(path) as store:
+        lease, going_on = await store.grant(60), threading.Event()
+        usual, store._patience_seconds = store._patience_seconds, patience
+        store._thread.submit(going_on.wait)
+        calls = (
+            *(store.commit([Put(f"a{n}", b"1")]) for n in range(3)),
+            *(store.get("a0"), store.list(""), store.revision(), store.compact(0)),
+            *(store.grant(1), store.keep_alive(lease), store.revoke(lease), anext(store.watch(1))),
+        )
+        try:
+            async with asyncio.timeout(limit):
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+        finally:
+            going_on.set()
+            store._patience_seconds = usual
+        assert {type(answer) for answer in answers} == {RegistryUnreachable}
+        assert f"did not answer within {patience} s: look at the disk of {path}" in str(answers[0])
+        assert await store.revision() == 0
+        assert await store.keep_alive(lease)
+
+
+async def test_a_disk_that_hangs_is_told_in_time(stores):
+    await answers_while_the_disk_hangs(stores.path, patience=0.1, limit=LIMIT)
+
+
+async def test_that_check_finds_a_store_that_waits_for_ever(stores):
+    with pytest.raises(TimeoutError):
+        await answers_while_the_disk_hangs(stores.path, patience=60, limit=0.2)
+
+
+async def test_who_holds_the_file_does_not_hold_up_everybody(stores):
+    async with stores.open() as store:
+        await store.commit([Put("a", b"1")])
+        other = sqlite3.connect(stores.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(4):  # promised are 3 s
+            answers = await asyncio.gather(*(store.commit([Put("b", b"1")]) for _ in range(4)), return_exceptions=True)
+        other.close()
+        assert {type(answer) for answer in answers} == {RegistryUnreachable}
+        assert "database is locked" in str(answers[0])
+        assert await store.commit([Put("a", b"2")])
 
 
 async def test_a_damaged_database_is_an_error_of_the_store(stores):
