@@ -67,8 +67,15 @@ def _lock(fd: int, path: Path) -> None:
     os.pwrite(fd, str(os.getpid()).encode(), 0)
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is there now; None: none."""
+def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Which files are there now: the database, its log, and its log's index; None: none.
+
+    What has been written last is in the log alone; and without the same index two who write do not know of each other.
+    """
+    return tuple(_identity(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
     except OSError:

@@ -52,7 +52,7 @@ class SqliteStore:
         self._resources = AsyncExitStack()
         self._thread: ThreadPoolExecutor | None = None
         self._log: Log
-        self._file: tuple[int, int] | None = None  # that is open
+        self._files: tuple[tuple[int, int] | None, ...] = ()  # that are open
         self._head = 0
         self._advanced = asyncio.Event()
 
@@ -112,20 +112,22 @@ class SqliteStore:
 
     def _checked(self, work: Callable[[], T]) -> T:
         """In the thread. What is written into a file that nobody finds again is lost: better to write nothing."""
-        if self._file != sqlite_file.identity(self._path):
+        if self._files != sqlite_file.identity(self._path):
             raise RegistryUnreachable(
-                f"the registry's store {self._path} was deleted or replaced while it was open: restart the registry"
+                f"the registry's store {self._path}, or its -wal or -shm, was deleted or replaced while it was open: "
+                "restart the registry"
             )
         return work()
 
     def _open(self) -> Log:
         connection = sqlite_file.connect(self._path)
-        self._file = sqlite_file.identity(self._path)
         try:
-            return Log(connection, self._clock)
+            opened = Log(connection, self._clock)
         except sqlite3.Error as error:
             connection.close()
             raise StartError(f"the registry's store {self._path} is damaged: {error}") from None
+        self._files = sqlite_file.identity(self._path)  # all of them, now that something was read
+        return opened
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:

@@ -507,21 +507,23 @@ async def test_that_check_finds_a_store_that_keeps_its_id(stores):
     assert not await read_on_over_a_restored_copy(stores, KeepsItsId)
 
 
-async def acknowledges_nothing_without_its_file(path, *, replaced, kind=SqliteStore):
-    """Every call is refused once the file of an open store was deleted, or another one stands in its place."""
+async def acknowledges_nothing_without_its_file(path, suffix, *, replaced, kind=SqliteStore):
+    """Every call is refused once a file of an open store was deleted, or another one stands in its place."""
     async with kind(path, sweep_seconds=0.01) as store:
         await store.commit([Put("a", b"1")])
-        path.rename(path.with_suffix(".old"))
+        victim = path.with_name(path.name + suffix)
+        victim.rename(victim.with_suffix(".old"))
         if replaced:
-            path.write_bytes(b"")
+            victim.write_bytes(b"")
         for call in (lambda: store.commit([Put("b", b"1")]), lambda: store.get("a"), lambda: anext(store.watch(1))):
             with pytest.raises(RegistryUnreachable, match="was deleted or replaced while it was open: restart"):
                 await call()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_nothing_is_acknowledged_once_the_file_is_gone(stores, replaced):
-    await acknowledges_nothing_without_its_file(stores.path, replaced=replaced)
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+async def test_nothing_is_acknowledged_once_a_file_is_gone(stores, suffix, replaced):
+    await acknowledges_nothing_without_its_file(stores.path, suffix, replaced=replaced)
 
 
 class NeverLooks(SqliteStore):
@@ -530,9 +532,18 @@ class NeverLooks(SqliteStore):
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_that_check_finds_a_store_that_never_looks_for_its_file(stores, replaced):
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+async def test_that_check_finds_a_store_that_never_looks_for_its_files(stores, suffix, replaced):
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
-        await acknowledges_nothing_without_its_file(stores.path, replaced=replaced, kind=NeverLooks)
+        await acknowledges_nothing_without_its_file(stores.path, suffix, replaced=replaced, kind=NeverLooks)
+
+
+async def test_a_registry_that_is_stopped_keeps_what_was_in_a_log_that_is_gone(stores):
+    async with stores.open() as store:
+        await store.commit([Put("a", b"1")])
+        stores.path.with_name("registry.db-wal").unlink()
+    async with stores.open() as store:
+        assert await everything(store) == {"a": b"1"}
 
 
 class Counts(SqliteStore):
