@@ -187,7 +187,10 @@ class Log:
         )
 
     def _meta(self, column: str) -> Any:
-        return self._db.execute(f"SELECT {column} FROM meta").fetchone()[0]  # noqa: S608 -- a name from this file
+        found = self._db.execute(f"SELECT {column} FROM meta").fetchone()  # noqa: S608 -- a name from this file
+        if found is None:
+            raise sqlite3.DatabaseError("the table meta is empty")
+        return found[0]
 
     @contextmanager
     def _transaction(self) -> Generator[None]:

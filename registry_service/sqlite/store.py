@@ -51,7 +51,7 @@ class SqliteStore:
         self._patience_seconds = patience_seconds
         self._resources = AsyncExitStack()
         self._thread: ThreadPoolExecutor | None = None
-        self._log: Log
+        self._opened: Log | None = None
         self._files: tuple[tuple[int, int] | None, ...] = ()  # that are open
         self._head = 0
         self._advanced = asyncio.Event()
@@ -62,8 +62,9 @@ class SqliteStore:
             stack.enter_context(sqlite_file.locked(self._path))
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)
-            self._log = await self._loop.run_in_executor(self._thread, self._open)  # however long it takes to recover
-            stack.push_async_callback(self._loop.run_in_executor, self._thread, self._log.close)
+            opened = await self._loop.run_in_executor(self._thread, self._open)  # however long it takes to recover
+            stack.push_async_callback(self._loop.run_in_executor, self._thread, opened.close)
+            self._opened = opened
             await stack.enter_async_context(background(self._sweep(), "lease sweeper"))
             self._resources = stack.pop_all()
         return self
@@ -109,6 +110,12 @@ class SqliteStore:
 
     async def revoke(self, lease: int) -> None:
         await self._run(self._advance, self._log.revoke, lease)
+
+    @property
+    def _log(self) -> Log:
+        if self._thread is None or self._opened is None:
+            raise Unavailable("the registry's store is closed")
+        return self._opened
 
     def _checked(self, work: Callable[[], T]) -> T:
         """In the thread. What is written into a file that nobody finds again is lost: better to write nothing."""

@@ -155,6 +155,23 @@ async def test_a_database_that_lost_a_table_is_refused(stores):
     await refused(stores.path, "is damaged: no such table: meta")
 
 
+async def test_a_database_that_lost_its_place_is_refused(stores):
+    async with stores.open():
+        pass
+    db = sqlite3.connect(stores.path)
+    db.execute("DELETE FROM meta")
+    db.commit()
+    db.close()
+    await refused(stores.path, "is damaged: the table meta is empty")
+
+
+async def test_that_the_place_was_lost_meanwhile_is_an_error_of_the_store(stores):
+    async with stores.open() as store:
+        await store._run(store._log._db.execute, "DELETE FROM meta")
+        with pytest.raises(RegistryUnreachable, match="the table meta is empty"):
+            await store.commit([Put("a", b"1")])
+
+
 async def test_a_folder_in_the_way_is_refused(tmp_path):
     (tmp_path / "db").mkdir()
     await refused(tmp_path / "db", "cannot be opened for writing: Is a directory")
@@ -193,6 +210,17 @@ async def test_a_file_that_cannot_be_written_is_refused():
 
 
 # Life and death
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_store_that_is_not_open_answers_nothing(stores, opened):
+    store = stores.open()
+    if opened:
+        async with store:
+            pass
+    for call in (store.store_id, store.revision, lambda: store.get("a"), lambda: anext(store.watch(1))):
+        with pytest.raises(Unavailable, match="is closed"):
+            await call()
 
 
 async def test_a_closed_store_says_so_to_callers_and_watchers(stores):
