@@ -35,10 +35,23 @@ INSERT INTO meta VALUES (lower(hex(randomblob(8))), 0, 0);
 
 
 def path_of(url: str) -> Path:
-    """`sqlite:///relative/path` or `sqlite:////absolute/path` as a path."""
-    if not url.startswith(SCHEME) or url == SCHEME:
-        raise StartError(f"{url}: not the address of a store; write {SCHEME}PATH")
-    return Path(url.removeprefix(SCHEME))
+    """`sqlite:///relative/path` or `sqlite:////absolute/path` as a path. The StartError never shows what was written:
+    there may be a password in it.
+    """
+    if not url.startswith(SCHEME):
+        raise _wrong("is not the address of a store", also=" or etcd://HOST:PORT/PREFIX")
+    written = url.removeprefix(SCHEME)
+    if written.startswith(":"):
+        raise _wrong("a store that is not in a file would forget everything when it is closed")
+    if "?" in written:
+        raise _wrong("there are no options (?...) of a file")
+    if not (path := Path(written)).name:
+        raise _wrong("names no file")
+    return path
+
+
+def _wrong(what: str, also: str = "") -> StartError:
+    return StartError(f"registry.store: {what}; write {SCHEME}PATH{also}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from registry_service.mirror.source import StoreSource
 from registry_service.sqlite.file import path_of
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
+from registry_service.stores import open_store
 from stackmesh.errors import RegistryUnreachable, RevisionGone, StoreFull, Unavailable
 from stackmesh.process import StartError
 from stackmesh.reflector import Reflector
@@ -92,10 +93,25 @@ def test_the_url_is_relative_with_three_slashes_and_absolute_with_four(url, path
     assert path_of(url) == path
 
 
-@pytest.mark.parametrize("url", ["sqlite:///", "sqlite://a", "etcd://a", ""])
-def test_other_urls_are_refused(url):
-    with pytest.raises(StartError, match="write sqlite:///PATH"):
-        path_of(url)
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        *((url, "names no file") for url in ("sqlite:///", "sqlite:///.", "sqlite:////")),
+        *((f"sqlite:///{name}", "would forget everything") for name in (":memory:", ":memory:?cache=shared", "::")),
+        ("sqlite:///r.db?mode=ro", "there are no options"),
+        *((url, "is not the address of a store") for url in ("sqlite://a", "postgres://a", "registry.db", "")),
+    ],
+)
+def test_other_urls_are_refused(url, problem):
+    with pytest.raises(StartError, match=f"^registry.store: .*{problem}.*; write sqlite:///PATH"):
+        open_store(url)
+
+
+@pytest.mark.parametrize("url", ["etcds://me:s3cret@h/m", "etcd:/me:s3cret@h/m", "sqlite://me:s3cret@h/m?x"])
+def test_a_url_that_is_refused_is_never_shown(url):
+    with pytest.raises(StartError) as raised:
+        open_store(url)
+    assert "s3cret" not in str(raised.value)
 
 
 async def test_the_folder_is_created_and_only_the_owner_reads_the_file(stores):
@@ -417,6 +433,7 @@ import asyncio, itertools, sys
 from pathlib import Path
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
+from registry_service.stores import open_store
 
 async def main():
     async with SqliteStore(Path(sys.argv[1])) as store:
@@ -595,6 +612,7 @@ import asyncio, resource, sys
 from pathlib import Path
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
+from registry_service.stores import open_store
 from stackmesh.errors import RegistryUnreachable
 
 async def main():

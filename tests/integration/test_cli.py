@@ -612,6 +612,10 @@ class TestCheck:
                 "providers.inference[0].provider_type: unknown provider type inline::nothing",
             ),
             (
+                "version: 1\nregistry: {store: 'sqlite:///:memory:'}\n",
+                "would forget everything when it is closed; write sqlite:///PATH",
+            ),
+            (
                 f"version: 1\nproviders: {{inference: [{WITH_A_TYPO}]}}\n",
                 "providers.inference[0].config.model: unknown key; did you mean `models`?",
             ),
