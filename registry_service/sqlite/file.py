@@ -54,6 +54,14 @@ def _wrong(what: str, also: str = "") -> StartError:
     return StartError(f"registry.store: {what}; write {SCHEME}PATH{also}")
 
 
+def real(path: Path) -> Path:
+    """The file behind all links: under one name, so that it is locked, and its files found, under that name alone."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise StartError(f"the registry's store {path} cannot be found: {error}") from None
+
+
 @contextmanager
 def locked(path: Path) -> Generator[None]:
     """Creates the file's folder and holds `PATH.lock` while the body runs. Raises StartError."""
@@ -73,9 +81,13 @@ def locked(path: Path) -> Generator[None]:
 def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode(errors="replace") or "unknown"
         raise StartError(f"the registry's store {path} is in use by another registry (pid {holder}); stop it") from None
+    except OSError as error:
+        raise StartError(
+            f"the registry's store {path} cannot be locked: {error.strerror}; choose a folder on a disk of this machine"
+        ) from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
 

@@ -59,6 +59,7 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             self._loop = asyncio.get_running_loop()
+            self._path = sqlite_file.real(self._path)
             stack.enter_context(sqlite_file.locked(self._path))
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)

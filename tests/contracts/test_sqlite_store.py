@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry_service.mirror.source import StoreSource
+from registry_service.sqlite import file as sqlite_file
 from registry_service.sqlite.file import path_of
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Put
@@ -130,6 +131,35 @@ async def test_a_second_registry_is_refused_and_the_first_goes_on(stores):
         await store.commit([Put("a", b"1")])
     async with stores.open() as store:
         assert await store.get("a")
+
+
+@pytest.mark.parametrize("link", ["other.db", "folder/registry.db"])
+async def test_a_second_registry_is_refused_by_whatever_name(stores, tmp_path, link):
+    """A link to the file, or to its folder."""
+    link = tmp_path / link
+    target = stores.path if link.parent == tmp_path else stores.path.parent
+    (link if target == stores.path else link.parent).symlink_to(target)
+    async with stores.open() as store:
+        await refused(link, "in use by another registry")
+        await store.commit([Put("a", b"1")])
+    async with SqliteStore(link) as store:
+        assert await store.get("a")
+        await refused(stores.path, "in use by another registry")
+
+
+async def test_links_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "a.db").symlink_to(tmp_path / "b.db")
+    (tmp_path / "b.db").symlink_to(tmp_path / "a.db")
+    await refused(tmp_path / "a.db", "cannot be")
+
+
+def test_that_a_lock_cannot_be_had_is_not_told_as_another_registry(tmp_path):
+    fd = os.open(tmp_path, os.O_PATH)  # which nobody can lock
+    try:
+        with pytest.raises(StartError, match="cannot be locked: Bad file descriptor"):
+            sqlite_file._lock(fd, tmp_path / "registry.db")
+    finally:
+        os.close(fd)
 
 
 async def refused(path, match):
