@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -67,7 +67,7 @@ def locked(path: Path) -> Generator[None]:
     """Creates the file's folder and holds `PATH.lock` while the body runs. Raises StartError."""
     lock = path.with_name(path.name + ".lock")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StartError(f"the registry's store {path} cannot be created: {error.strerror}: {error.filename}") from None
@@ -76,6 +76,22 @@ def locked(path: Path) -> Generator[None]:
         yield
     finally:
         os.close(fd)  # which unlocks it
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path, mode: int = 0o700, sync: Callable[[Path], None] = _sync) -> None:
+    """And those above it, each written to the disk with its name: SQLite sees to the names of its files alone."""
+    if not folder.is_dir():
+        make_folder(folder.parent, 0o777, sync)
+        folder.mkdir(mode, exist_ok=True)
+        sync(folder.parent)
 
 
 def _lock(fd: int, path: Path) -> None:

@@ -123,6 +123,17 @@ async def test_the_folder_is_created_and_only_the_owner_reads_the_file(stores):
         assert {oct(f.stat().st_mode & 0o777) for f in files} == {"0o600"}
 
 
+def test_new_folders_survive_a_loss_of_power(tmp_path):
+    """Each name is in a folder that was written to the disk after it."""
+    there = []
+    sqlite_file.make_folder(tmp_path / "a" / "b" / "c", sync=lambda folder: there.append([folder, *folder.iterdir()]))
+    a = tmp_path / "a"
+    assert there == [[tmp_path, a], [a, a / "b"], [a / "b", a / "b" / "c"]]
+    assert (tmp_path / "a" / "b" / "c").stat().st_mode & 0o777 == 0o700
+    sqlite_file.make_folder(tmp_path / "a" / "b" / "c")
+    sqlite_file.make_folder(tmp_path / "a" / "d")
+
+
 async def test_a_second_registry_is_refused_and_the_first_goes_on(stores):
     async with stores.open() as store:
         with pytest.raises(StartError, match=rf"in use by another registry \(pid {os.getpid()}\)"):
