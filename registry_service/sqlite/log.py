@@ -25,6 +25,8 @@ _GAP_SECONDS: Final = 2.0
 """Leases are looked at twice a second. Who has not done so for this long was frozen."""
 _READ_AHEAD: Final = 2 * COMMIT_LIMIT
 """Rows a watcher reads at a time: always at least one whole revision."""
+_SWEPT: Final = 20 * COMMIT_LIMIT
+"""Rows a compaction looks at in one transaction, some milliseconds: everybody else waits for it."""
 
 _LIST: Final = """
 SELECT key, value, max(revision), lease FROM log
@@ -36,9 +38,10 @@ SELECT key FROM log AS mine WHERE lease = ? AND value IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM log WHERE key = mine.key AND revision > mine.revision) ORDER BY key LIMIT ?
 """
 _OVERWRITTEN: Final = """
-DELETE FROM log WHERE revision < :upto AND EXISTS (
+DELETE FROM log WHERE revision >= :start AND revision < :end AND EXISTS (
   SELECT 1 FROM log AS newer WHERE newer.key = log.key AND newer.revision > log.revision AND newer.revision <= :upto)
 """
+_TOMBSTONES: Final = "DELETE FROM log WHERE revision >= :start AND revision < :end AND value IS NULL"
 
 
 @dataclass(slots=True)
@@ -95,15 +98,30 @@ class Log:
         commits = [_commit(revision, group) for revision, group in groupby(rows, key=lambda row: row[0])]
         return commits[:-1] if len(rows) == _READ_AHEAD else commits, head
 
-    def compact(self, revision: int) -> None:
+    def compact(self, revision: int) -> bool:
+        """From now on nothing older can be read. True: there may be something to `forget`."""
         head = self.revision()
         if revision > head:
             raise self._gone(revision, head)
         with self._transaction():
-            if revision > self._meta("compacted"):
-                self._db.execute(_OVERWRITTEN, {"upto": revision})
-                self._db.execute("DELETE FROM log WHERE revision < ? AND value IS NULL", (revision,))
-                self._db.execute("UPDATE meta SET compacted = ?", (revision,))
+            if revision <= self._meta("compacted"):
+                return False
+            self._db.execute("UPDATE meta SET compacted = ?", (revision,))
+        return True
+
+    def forget(self, start: int, upto: int, rows: int = _SWEPT) -> int:
+        """Delete what nobody can read any more, of about `rows` rows from the revision `start` on. Returns where to go
+        on, `upto` at the end.
+
+        In the order of revisions: a deletion is forgotten after, or together with, what it deleted.
+        """
+        query = "SELECT revision FROM log WHERE revision >= ? ORDER BY revision LIMIT 1 OFFSET ?"
+        found = self._db.execute(query, (start, rows)).fetchone()
+        end = min(max(found[0], start + 1), upto) if found is not None else upto  # whole revisions
+        with self._transaction():
+            self._db.execute(_OVERWRITTEN, {"start": start, "end": end, "upto": upto})
+            self._db.execute(_TOMBSTONES, {"start": start, "end": end})
+        return end
 
     def grant(self, ttl: float) -> int:
         with self._transaction():

@@ -101,7 +101,9 @@ class SqliteStore:
                 yield Commit(revision=head, changes=())
 
     async def compact(self, revision: int) -> None:
-        await self._run(self._log.compact, revision)
+        following = 0 if await self._run(self._log.compact, revision) else revision
+        while following < revision:
+            following = await self._run(self._log.forget, following, revision)
 
     async def grant(self, ttl: float) -> int:
         return await self._run(self._log.grant, ttl)
