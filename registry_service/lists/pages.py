@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from registry_service.store import Page, Row, Store
 from stackmesh import pages
+from stackmesh.errors import RevisionGone
 
 
 def _all(_row: Row) -> bool:
@@ -41,10 +42,12 @@ class ListPage:
 
 
 async def read_page(store: Store, listing: Listing, size: int, token: str) -> ListPage:
-    """One page. Raises InvalidField, InvalidPageToken, or RevisionGone when the list has been left for too long."""
+    """One page. Raises InvalidField, InvalidPageToken, or RevisionGone when the list has been left for too long, or was
+    begun in what is another store by now: a SQLite registry's is at each start.
+    """
     limit = pages.limit(size, listing.default_size)
-    sealed_for = f"{await store.store_id()}\n{listing.name}"
-    revision, after = _place(pages.unseal(sealed_for, token)) if token else (None, "")
+    store_id = await store.store_id()
+    revision, after = _place(pages.unseal(listing.name, token), store_id) if token else (None, "")
     rows: list[Row] = []
     room, at, following = pages.PAGE_BYTES, 0, ""
     async with aclosing(_scan(store, listing, after, limit + 1, revision)) as scanned:
@@ -53,7 +56,7 @@ async def read_page(store: Store, listing: Listing, size: int, token: str) -> Li
             for row in filter(listing.keep, page.rows):
                 room -= len(row.key) + len(row.value)
                 if len(rows) == limit or (rows and room < 0):
-                    following = pages.seal(sealed_for, f"{at}:{rows[-1].key}")
+                    following = pages.seal(listing.name, f"{store_id}:{at}:{rows[-1].key}")
                     break
                 rows.append(row)
             if following:
@@ -74,6 +77,8 @@ async def _scan(store: Store, listing: Listing, after: str, limit: int, revision
             last = page.rows[-1].key if page.rows else ""
 
 
-def _place(told: str) -> tuple[int, str]:
-    revision, _, after = told.partition(":")
+def _place(told: str, store_id: str) -> tuple[int, str]:
+    begun_in, revision, after = told.split(":", 2)
+    if begun_in != store_id:
+        raise RevisionGone("the list was begun before the registry's store was opened again, or in another: list again")
     return int(revision), after

@@ -36,13 +36,30 @@ async def test_every_altered_byte_is_noticed(store):
             await read_page(store, THINGS, 2, base64.urlsafe_b64encode(altered).decode())
 
 
-async def test_tokens_of_another_list_or_store_are_refused(store, tmp_path):
+async def test_tokens_of_another_list_are_refused(store):
     token = (await read_page(store, THINGS, 2, "")).next_token
     with pytest.raises(InvalidPageToken, match="another list"):
         await read_page(store, Listing("others", "t/"), 2, token)
+
+
+async def test_a_list_begun_in_another_store_is_gone(store, tmp_path):
+    token = (await read_page(store, THINGS, 2, "")).next_token
     async with SqliteStore(tmp_path / "other.db") as other:
-        with pytest.raises(InvalidPageToken):
+        with pytest.raises(RevisionGone, match="list again"):
             await read_page(other, THINGS, 2, token)
+
+
+async def test_a_list_begun_before_a_restart_is_gone_and_can_be_read_again(tmp_path):
+    """The file may have been replaced by an older copy of itself meanwhile."""
+    async with SqliteStore(tmp_path / "r.db") as store:
+        await store.commit([Put(f"t/{n}", b"") for n in range(3)])
+        token = (await read_page(store, THINGS, 2, "")).next_token
+    async with SqliteStore(tmp_path / "r.db") as store:
+        with pytest.raises(RevisionGone, match="list again"):
+            await read_page(store, THINGS, 2, token)
+        with pytest.raises(InvalidPageToken):
+            await read_page(store, THINGS, 2, token[:-4])
+        assert (await read_page(store, THINGS, 2, (await read_page(store, THINGS, 2, "")).next_token)).rows
 
 
 async def test_a_list_left_for_too_long_is_gone(store):
