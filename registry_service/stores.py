@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from registry_service.etcd import url as etcd_url
 from registry_service.etcd.store import EtcdStore
-from registry_service.sqlite import file as sqlite_file
+from registry_service.sqlite.path import path_of
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Store
 
@@ -19,7 +19,7 @@ def open_store(url: str) -> Store:
     """The store at a URL, still closed. Raises StartError for what is none."""
     if url.startswith(etcd_url.SCHEME):
         return EtcdStore(etcd_url.parse(url))
-    return SqliteStore(sqlite_file.path_of(url))
+    return SqliteStore(path_of(url))
 
 
 def check(url: str) -> None:
@@ -27,4 +27,4 @@ def check(url: str) -> None:
     if url.startswith(etcd_url.SCHEME):
         etcd_url.parse(url).credentials()
     else:
-        sqlite_file.path_of(url)
+        path_of(url)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from registry_service.sqlite import file as sqlite_file
+from registry_service.sqlite.lock import locked
 from registry_service.sqlite.log import Log
+from registry_service.sqlite.path import real
 from registry_service.store import Commit, Op, Page, Row, check
 from stackmesh.errors import MeshError, RegistryUnreachable, StoreFull, Unavailable
 from stackmesh.process import StartError
@@ -59,8 +61,8 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             self._loop = asyncio.get_running_loop()
-            self._path = sqlite_file.real(self._path)
-            stack.enter_context(sqlite_file.locked(self._path))
+            self._path = real(self._path)
+            stack.enter_context(locked(self._path))
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)
             opened = await self._loop.run_in_executor(self._thread, self._open)  # however long it takes to recover

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from registry_service.mirror.source import StoreSource
-from registry_service.sqlite import file as sqlite_file
-from registry_service.sqlite.file import path_of
+from registry_service.sqlite import lock
+from registry_service.sqlite.path import make_folder, path_of
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Delete, Put
 from registry_service.stores import open_store
@@ -207,12 +207,12 @@ async def test_the_folder_is_created_and_only_the_owner_reads_the_file(stores):
 def test_new_folders_survive_a_loss_of_power(tmp_path):
     """Each name is in a folder that was written to the disk after it."""
     there = []
-    sqlite_file.make_folder(tmp_path / "a" / "b" / "c", sync=lambda folder: there.append([folder, *folder.iterdir()]))
+    make_folder(tmp_path / "a" / "b" / "c", sync=lambda folder: there.append([folder, *folder.iterdir()]))
     a = tmp_path / "a"
     assert there == [[tmp_path, a], [a, a / "b"], [a / "b", a / "b" / "c"]]
     assert (tmp_path / "a" / "b" / "c").stat().st_mode & 0o777 == 0o700
-    sqlite_file.make_folder(tmp_path / "a" / "b" / "c")
-    sqlite_file.make_folder(tmp_path / "a" / "d")
+    make_folder(tmp_path / "a" / "b" / "c")
+    make_folder(tmp_path / "a" / "d")
 
 
 async def test_a_second_registry_is_refused_and_the_first_goes_on(stores):
@@ -249,7 +249,7 @@ def test_that_a_lock_cannot_be_had_is_not_told_as_another_registry(tmp_path):
     fd = os.open(tmp_path, os.O_PATH)  # which nobody can lock
     try:
         with pytest.raises(StartError, match="cannot be locked: Bad file descriptor"):
-            sqlite_file._lock(fd, tmp_path / "registry.db")
+            lock._lock(fd, tmp_path / "registry.db")
     finally:
         os.close(fd)
 
