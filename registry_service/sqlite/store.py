@@ -12,12 +12,12 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
-from registry_service.sqlite import file as sqlite_file
-from registry_service.sqlite.lock import locked
+from registry_service.sqlite import file as sqlite_file, leftover
+from registry_service.sqlite.lock import Lock, locked
 from registry_service.sqlite.log import Log
 from registry_service.sqlite.path import real
 from registry_service.store import Commit, Op, Page, Row, check
@@ -62,10 +62,12 @@ class SqliteStore:
         async with AsyncExitStack() as stack:
             self._loop = asyncio.get_running_loop()
             self._path = real(self._path)
-            stack.enter_context(locked(self._path))
+            lock = stack.enter_context(locked(self._path))
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
             stack.push_async_callback(self._end_thread, self._thread)
-            opened = await self._loop.run_in_executor(self._thread, self._open)  # however long it takes to recover
+            opened = await self._loop.run_in_executor(
+                self._thread, self._open, lock
+            )  # however long it takes to recover
             stack.push_async_callback(self._loop.run_in_executor, self._thread, opened.close)
             self._opened = opened
             await stack.enter_async_context(background(self._sweep(), "lease sweeper"))
@@ -131,14 +133,17 @@ class SqliteStore:
             )
         return work()
 
-    def _open(self) -> Log:
-        connection = sqlite_file.connect(self._path)
-        try:
-            opened = Log(connection, self._clock)
-        except sqlite3.Error as error:
-            connection.close()
-            raise StartError(f"the registry's store {self._path} is damaged: {error}") from None
-        self._files = sqlite_file.identity(self._path)  # all of them, now that something was read
+    def _open(self, lock: Lock) -> Log:
+        leftover.check(self._path, lock.note)
+        with ExitStack() as stack:
+            connection = stack.enter_context(closing(sqlite_file.connect(self._path)))
+            try:
+                opened = Log(connection, self._clock)
+            except sqlite3.Error as error:
+                raise StartError(f"the registry's store {self._path} is damaged: {error}") from None
+            self._files = sqlite_file.identity(self._path)  # all of them, now that something was read
+            lock.leave(leftover.note(self._path))
+            stack.pop_all()
         return opened
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,6 +1,7 @@
 import asyncio
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -249,7 +250,7 @@ def test_that_a_lock_cannot_be_had_is_not_told_as_another_registry(tmp_path):
     fd = os.open(tmp_path, os.O_PATH)  # which nobody can lock
     try:
         with pytest.raises(StartError, match="cannot be locked: Bad file descriptor"):
-            lock._lock(fd, tmp_path / "registry.db")
+            lock.Lock(fd, tmp_path / "registry.db")
     finally:
         os.close(fd)
 
@@ -448,8 +449,8 @@ async def test_a_commit_that_fails_half_way_leaves_nothing(stores):
 class Cramped(SqliteStore):
     """On a disk with room for a few pages more."""
 
-    def _open(self):
-        log = super()._open()
+    def _open(self, lock):
+        log = super()._open(lock)
         (pages,) = log._db.execute("PRAGMA page_count").fetchone()
         log._db.execute(f"PRAGMA max_page_count = {pages + 4}")
         return log
@@ -711,6 +712,66 @@ async def test_a_registry_that_is_stopped_keeps_what_was_in_a_log_that_is_gone(s
         stores.path.with_name("registry.db-wal").unlink()
     async with stores.open() as store:
         assert await everything(store) == {"a": b"1"}
+
+
+DIES = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from registry_service.sqlite.store import SqliteStore
+from registry_service.store import Put
+
+async def main():
+    async with SqliteStore(Path(sys.argv[1])) as store:
+        await store.commit([Put("new", b"1")])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def killed(path):
+    """A registry's file whose last write is in its log alone; returns a copy from before it."""
+    async with SqliteStore(path) as store:
+        await store.commit([Put("old", b"1")])
+    copy = Path(shutil.copy(path, path.with_suffix(".copy")))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", DIES, str(path), cwd=Path(__file__).parents[2])
+    assert await process.wait() == -signal.SIGKILL
+    return copy
+
+
+async def restored(path, kind=SqliteStore):
+    """What is there when the copy has been put in the place of the file, and nothing else done."""
+    (await killed(path)).rename(path)
+    async with kind(path) as store:
+        return await everything(store)
+
+
+async def test_a_log_is_not_taken_for_that_of_the_file_in_the_place_of_its_own(stores):
+    with pytest.raises(StartError, match=r"has been replaced, and .*registry.db-wal belongs to the file before it"):
+        await restored(stores.path)
+    for suffix in ("-wal", "-shm"):  # as the message says
+        stores.path.with_name(f"registry.db{suffix}").unlink()
+    async with stores.open() as store:
+        assert await everything(store) == {"old": b"1"}
+
+
+class Trusting(SqliteStore):
+    def _open(self, lock):
+        lock.note = ""
+        return super()._open(lock)
+
+
+async def test_that_check_finds_a_store_that_takes_any_log(stores):
+    assert await restored(stores.path, Trusting) == {"old": b"1", "new": b"1"}
+
+
+async def test_a_log_that_stands_beside_its_file_is_taken(stores, tmp_path):
+    """Also where both were copied to."""
+    await killed(stores.path)
+    copy = shutil.copytree(stores.path.parent, tmp_path / "copy")
+    for path in (stores.path, copy / "registry.db"):
+        async with SqliteStore(path) as store:
+            assert await everything(store) == {"old": b"1", "new": b"1"}
 
 
 class Counts(SqliteStore):
