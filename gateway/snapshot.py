@@ -131,12 +131,19 @@ class Snapshot:
             edit.put(change.entry)
         return edit.done(revision)
 
+    def keeping(self, instances: Mapping[str, Instance]) -> Snapshot:
+        """The same with some more instances, by their ids."""
+        edit = _Edit(self)
+        for name, instance in instances.items():
+            edit.put_instance(name, instance)
+        return edit.done(self.revision)
+
     def entries(self) -> Iterator[pb.Entry]:
         """What this snapshot can be made from again: the registry's entries, without what routing does not need."""
         for (api, provider_id), provider in self.providers.items():
             yield pb.Entry(key=f"provider/{api_word(api)}/{provider_id}", provider=provider.whole)
         for instance in self.instances.values():
-            yield entry_of(instance)
+            yield _entry(instance)
         for kind in KINDS.values():
             for identifier, resource in self.resources(kind.resource_type).items():
                 entry = pb.Entry(key=f"{kind.word}/{identifier}")
@@ -154,7 +161,7 @@ class Snapshot:
         return f"<Snapshot [revision {self.revision}, {counts}]>"
 
 
-def entry_of(instance: Instance) -> pb.Entry:
+def _entry(instance: Instance) -> pb.Entry:
     """A live instance as the registry tells it."""
     (instance_id, address), hosts = instance
     providers = [
@@ -194,11 +201,24 @@ class _Edit:
             if (kind := _KIND_OF.get(word)) is not None:
                 self._put_resource(self._earlier, kind, name, getattr(entry.handover, word) if there else None)
         elif prefix == "instance":
-            self._put_instance(name, entry.instance if there else None)
+            self.put_instance(name, _instance(entry.instance) if there else None)
         elif prefix == "provider":
             api, _, provider_id = name.partition("/")
             if api in _APIS:
                 self._put_provider((_APIS[api], provider_id), entry.provider if there else None)
+
+    def put_instance(self, name: str, instance: Instance | None) -> None:
+        """An instance as it is now; None: it is gone."""
+        if self._instances is None:
+            self._instances = dict(self._base.instances)
+        before = self._instances.pop(name, None)
+        for key in before.hosts if before is not None else ():
+            self._copy(self._by_provider, key).pop(name, None)
+            self._drop_if_empty(self._by_provider, key)
+        if instance is not None:
+            self._instances[name] = instance
+            for key, host in instance.hosts.items():
+                self._copy(self._by_provider, key)[name] = host
 
     def done(self, revision: int) -> Snapshot:
         return replace(
@@ -229,18 +249,6 @@ class _Edit:
         kept.CopyFrom(row)
         kept.ClearField("served")
         self._providers[key] = Provider(rows.Provider.FromString(kept.SerializeToString()), served)
-
-    def _put_instance(self, name: str, row: rows.Instance | None) -> None:
-        if self._instances is None:
-            self._instances = dict(self._base.instances)
-        before = self._instances.pop(name, None)
-        for key in before.hosts if before is not None else ():
-            self._copy(self._by_provider, key).pop(name, None)
-            self._drop_if_empty(self._by_provider, key)
-        if row is not None:
-            instance = self._instances[name] = _instance(row)
-            for key, host in instance.hosts.items():
-                self._copy(self._by_provider, key)[name] = host
 
     def _copy(self, maps: dict[Any, Mapping[str, Any]], key: Any) -> dict[str, Any]:
         """The map under a key, as one that is this edit's own."""
