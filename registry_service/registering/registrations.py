@@ -17,7 +17,7 @@ from registry_service.registering.handovers import handed_over, same_target
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
 from stackmesh.errors import Conflict, Declared, NotHosted, NotServing, ResourceExists, ResourceNotFound
-from stackmesh.nearest import hint
+from stackmesh.nearest import Names
 from stackmesh.registry.v1.resources_pb2 import SOURCE_CONFIG, SOURCE_DISCOVERED, SOURCE_USER, Source
 from stackmesh.resources import Kind, Resource, kind_of
 
@@ -46,10 +46,11 @@ class Registrations:
         self._store = store
         self._mirror = mirror
         self._resolver = resolver
+        self._names: dict[Kind, tuple[Mapping[str, Resource], Names]] = {}  # in order, and of which rows
 
     async def get(self, kind: Kind, identifier: str) -> Resource:
         """Raises ResourceNotFound, naming the nearest ones."""
-        return copy.deepcopy(_found(await self._mirror.current(), kind, identifier))
+        return copy.deepcopy(self._found(await self._mirror.current(), kind, identifier))
 
     async def register(self, asked: Resource) -> Resource:
         """The row, new or as it was. Raises ResourceExists, NotServing while the YAML's own is pending, InvalidField
@@ -74,7 +75,7 @@ class Registrations:
         kind = kind_of(asked)
 
         async def attempt(known: Known) -> Resource:
-            before = _found(known, kind, asked.identifier)
+            before = self._found(known, kind, asked.identifier)
             _check_own(kind, before, "change it there")
             _check_revision(before, expected)
             row = _changed(kind, before, asked)
@@ -95,7 +96,7 @@ class Registrations:
         """
 
         async def attempt(known: Known) -> int:
-            row = _found(known, kind, identifier)
+            row = self._found(known, kind, identifier)
             _check_own(kind, row, "remove it from the YAML")
             if expected:
                 _check_revision(row, expected)
@@ -104,6 +105,15 @@ class Registrations:
             return await self._commit(gone, {key: row.revision})
 
         return await self._insist(identifier, attempt)
+
+    def _found(self, known: Known, kind: Kind, identifier: str) -> Resource:
+        rows = known.resources(kind)
+        if (row := rows.get(identifier)) is not None:
+            return row
+        if kind not in self._names or self._names[kind][0] is not rows:
+            self._names[kind] = rows, Names(rows)
+        hint = self._names[kind][1].hint(identifier)
+        raise ResourceNotFound(f"no {kind.words} is called {identifier}; {hint}", metadata={"resource_type": kind.word})
 
     async def _insist(self, identifier: str, attempt: Callable[[Known], Awaitable[T]]) -> T:
         """Try on what is known now, again whenever somebody else was faster."""
@@ -170,15 +180,6 @@ class Registrations:
         except NotHosted:
             return False
         return resolved.provider_resource_id == row.provider_resource_id
-
-
-def _found(known: Known, kind: Kind, identifier: str) -> Resource:
-    if (row := known.resource(kind, identifier)) is not None:
-        return row
-    raise ResourceNotFound(
-        f"no {kind.words} is called {identifier}; {hint(identifier, known.resources(kind).keys())}",
-        metadata={"resource_type": kind.word},
-    )
 
 
 def _check_own(kind: Kind, row: Resource, remedy: str) -> None:

@@ -1,10 +1,15 @@
-from stackmesh.nearest import hint, nearest
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from stackmesh.nearest import Names, hint
 
 
 def test_the_nearest_come_first():
     known = ["qwen", "llama-3-8b", "llama-3-70b", "mistral", "LLAMA-3", "gemma", "phi"]
-    assert nearest("llama-3-8", known)[:2] == ["llama-3-8b", "llama-3-70b"]
-    assert len(nearest("zzz", known)) == 5
+    assert Names(known).nearest("llama-3-8")[:2] == ["llama-3-8b", "llama-3-70b"]
+    assert len(Names(known).nearest("zzz")) == 5
 
 
 def test_the_hint_tells_the_total_and_at_most_five():
@@ -13,6 +18,66 @@ def test_the_hint_tells_the_total_and_at_most_five():
     assert hint("m1", [f"m{n}" for n in range(100)]).startswith("the nearest of 100: m1, ")
 
 
-def test_many_names_are_compared_by_their_letters_first():
-    known = [f"{n:05}-name" for n in range(20_000)] + ["the-one-we-mean"]
-    assert nearest("the-one-we-meant", known)[0] == "the-one-we-mean"
+MANY = Names([*(f"{n:05}-name" for n in range(20_000)), "the-one-we-mean", "Org/Big-Model-8B"])
+
+
+def test_of_many_the_one_that_was_meant_is_found():
+    for slip in ("the-one-we-meant", "teh-one-we-mean", "The-One-We-Mean", "the-one-we-man"):
+        assert MANY.nearest(slip)[0] == "the-one-we-mean"
+    for slip in ("Big-Model-8B", "big-model-8b-v2", "other/big-model-8b", "org/big_model-8b"):
+        assert MANY.nearest(slip)[0] == "Org/Big-Model-8B"
+
+
+def test_long_names_are_told_apart_by_their_ends():
+    known = [f"{'m' * 240}{n:04}" for n in range(1000)]
+    assert Names(known).nearest("m" * 238 + "0123")[0] == "m" * 240 + "0123"
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions are called in it: what it costs, whatever else the machine does."""
+    count = 0
+
+    def counted(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+class Exhaustive(Names):
+    """The planted bug: looks at every one."""
+
+    def _beside(self, name):
+        return self._known
+
+
+def growth(kind: type[Names]) -> float:
+    """How much more an unknown name costs among thirty times as many."""
+    few, many = (kind(f"org/a-model-{n}" for n in range(count)) for count in (300, 9000))
+    return calls(lambda: many.hint("org/no-model-1")) / calls(lambda: few.hint("org/no-model-1"))
+
+
+def test_what_an_unknown_name_costs_does_not_grow_with_the_known_ones():
+    assert growth(Names) < 2
+
+
+def test_control_who_looks_at_every_name_is_noticed():
+    assert growth(Exhaustive) > 4
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789" * 6
+
+
+def cost(length: int) -> int:
+    """Of an unknown name that is so long, among names as long."""
+    known = Names([LETTERS[n:][:length] for n in range(20)])
+    return calls(lambda: known.hint(LETTERS[::-1][:length]))
+
+
+def test_long_names_cost_little_more_than_short_ones():
+    assert cost(190) < 1.5 * cost(60)
