@@ -1,22 +1,18 @@
 """Where a call goes: a pure function of the method, the name in the call, and the snapshot.
 
-Everything dear, such as the names that are like an unknown one, is worked out on errors only. What a name leads to is
-decided once a snapshot.
+What a name leads to is decided once a snapshot. Why one leads nowhere is another question (refusals.py), and a dear
+one: a miss is often settled before it has to be answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from gateway.snapshot import Endpoint, Provider, Resource, Snapshot
-from stackmesh import headers, nearest
-from stackmesh.errors import NoInstance, NotServing, ResourceNotFound
+from gateway.snapshot import Endpoint, Host, Provider, ProviderKey, Resource, Snapshot
+from stackmesh import headers
 from stackmesh.names import check_resource_name
 from stackmesh.registry.v1 import resources_pb2 as rows
-from stackmesh.resources import api_word
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
-from stackmesh.serving import ServingState, verdict
 
 Pairs = tuple[tuple[str, str], ...]
 """Metadata."""
@@ -38,48 +34,84 @@ class Target:
     routed: Pairs = ()
     """The headers that tell the service all this."""
     answered: Pairs = ()
-    """What is added to the initial metadata of the answer."""
+    """What is added to the answer: to a stream's initial metadata, to a unary answer's trailers."""
 
 
-def direct(method: Method, name: str, snapshot: Snapshot) -> Target:
-    """The target of a call of `method` that names `name` (ignored where a method names no resource).
+def direct(method: Method, name: str, snapshot: Snapshot) -> Target | None:
+    """The target of a call of `method` that names `name` (ignored where a method names no resource); None if nothing
+    serves it now, be it because nobody has registered it.
 
-    Raises InvalidField for what can be no name, ResourceNotFound for a name nobody registered, NotServing or NoInstance
-    when nothing serves it now. `method` goes to a resource or to an API.
+    Raises InvalidField for what can be no name. `method` goes to a resource or to an API.
     """
     kind = method.route.resource_type
     key = (kind, name) if kind else (0, method.api)
     target = snapshot.memo.get(key)
     if target is None:
         target = _of_resource(method, kind, name, snapshot) if kind else _of_api(method.api, snapshot)
-        snapshot.memo[key] = target
+        if target is not None:
+            snapshot.memo[key] = target
     return target
-
-
-def served_names(kind: ResourceType.ValueType, snapshot: Snapshot) -> Collection[str]:
-    """The identifiers of a type that can be called now."""
-    key = ("served", kind)
-    if key not in snapshot.memo:
-        snapshot.memo[key] = [name for name in snapshot.resources(kind) if whereto(kind, name, snapshot)[1]]
-    return snapshot.memo[key]
 
 
 def whereto(
     kind: ResourceType.ValueType, name: str, snapshot: Snapshot
 ) -> tuple[Resource | None, tuple[Endpoint, ...]]:
     """What calls of a name go to now, and who serves it; nobody if nothing it stands for, or stood for, is served."""
+    if (resource := called(kind, name, snapshot)) is None:
+        return None, ()
+    return resource, hosting((HOSTED_BY[kind], resource.provider_id), snapshot).serving(resource.provider_resource_id)
+
+
+def called(kind: ResourceType.ValueType, name: str, snapshot: Snapshot) -> Resource | None:
+    """What calls of a name go to now; None if nothing it stands for, or stood for, is served."""
     for resource in snapshot.targets(kind, name):
-        if endpoints := _served_by(kind, resource, snapshot):
-            return resource, endpoints
-    return None, ()
+        key, theirs = (HOSTED_BY[kind], resource.provider_id), resource.provider_resource_id
+        provider = snapshot.providers.get(key)
+        if provider is None or resource.pending_reason or theirs not in provider.served:
+            continue
+        if hosting(key, snapshot).serves(theirs):
+            return resource
+    return None
 
 
-def _served_by(kind: ResourceType.ValueType, resource: Resource, snapshot: Snapshot) -> tuple[Endpoint, ...]:
-    key, name = (HOSTED_BY[kind], resource.provider_id), resource.provider_resource_id
-    provider = snapshot.providers.get(key)
-    if provider is None or resource.pending_reason or name not in provider.served:
-        return ()
-    return tuple([host.endpoint for host in snapshot.hosts(key) if name not in host.not_served])
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """The live instances of a provider. Nearly all serve all that it serves, and the others are looked through."""
+
+    endpoints: tuple[Endpoint, ...]
+    """Of all of them."""
+    partial: tuple[Host, ...]
+    """Those that lack something."""
+
+    def serves(self, provider_resource_id: str) -> bool:
+        """Whether any of them serves what the provider serves."""
+        return len(self.partial) < len(self.endpoints) or any(
+            provider_resource_id not in host.not_served for host in self.partial
+        )
+
+    def serving(self, provider_resource_id: str) -> tuple[Endpoint, ...]:
+        """Those that serve it. If all do it is always the same tuple: there may be 10,000 names of 1,000 instances."""
+        lacking = {host.endpoint for host in self.partial if provider_resource_id in host.not_served}
+        if not lacking:
+            return self.endpoints
+        return tuple([endpoint for endpoint in self.endpoints if endpoint not in lacking])
+
+
+def hosting(key: ProviderKey, snapshot: Snapshot) -> Hosting:
+    """Worked out once a snapshot."""
+    found = snapshot.memo.get(("hosting", key))
+    if found is None:
+        hosts = snapshot.hosts(key)
+        endpoints = tuple([host.endpoint for host in hosts])
+        found = Hosting(endpoints, tuple([host for host in hosts if host.not_served]))
+        snapshot.memo["hosting", key] = found
+    return found
+
+
+def default_provider(api: Api.ValueType, snapshot: Snapshot) -> Provider | None:
+    """The first of the YAML; None if an API has no provider."""
+    known = [provider for key, provider in snapshot.providers.items() if key[0] == api]
+    return min(known, key=lambda provider: _rank(provider.row), default=None)
 
 
 def type_word(kind: ResourceType.ValueType) -> str:
@@ -87,46 +119,23 @@ def type_word(kind: ResourceType.ValueType) -> str:
     return ResourceType.Name(kind).removeprefix("RESOURCE_TYPE_").lower()
 
 
-def _of_resource(method: Method, kind: ResourceType.ValueType, name: str, snapshot: Snapshot) -> Target:
+def _of_resource(method: Method, kind: ResourceType.ValueType, name: str, snapshot: Snapshot) -> Target | None:
     check_resource_name(method.route.field, name)
-    resource = snapshot.resources(kind).get(name)
+    if name not in snapshot.resources(kind):
+        return None  # what it stood for before it was gone does not matter
+    resource, endpoints = whereto(kind, name, snapshot)
     if resource is None:
-        hint = nearest.hint(name, served_names(kind, snapshot))
-        word = type_word(kind)
-        named = {"resource_type": word, "resource": name[:100]}
-        raise ResourceNotFound(f"no {word} is called {name!r}; served now, {hint}", metadata=named)
-    called, endpoints = whereto(kind, name, snapshot)
-    if called is None:
-        raise _not_serving(kind, name, resource, snapshot)
-    provider = snapshot.providers[HOSTED_BY[kind], called.provider_id]
-    return _target(provider, endpoints, snapshot.revision, called.provider_resource_id, name)
+        return None
+    provider = snapshot.providers[HOSTED_BY[kind], resource.provider_id]
+    return _target(provider, endpoints, snapshot.revision, resource.provider_resource_id, name)
 
 
-def _not_serving(
-    kind: ResourceType.ValueType, name: str, resource: Resource, snapshot: Snapshot
-) -> NotServing | NoInstance:
-    key = (HOSTED_BY[kind], resource.provider_id)
-    provider, hosts = snapshot.providers.get(key), snapshot.hosts(key)
-    state, reason = verdict(resource, provider, hosts)
-    pending = state == ServingState.SERVING_STATE_PENDING
-    error = NotServing if hosts or pending or provider is None else NoInstance
-    hint = nearest.hint(name, served_names(kind, snapshot))
-    return error(
-        f"{type_word(kind)} {name!r} is registered but not served now: {reason}; served now, {hint}",
-        metadata={"resource_type": type_word(kind), "resource": name[:100]},
-    )
-
-
-def _of_api(api: Api.ValueType, snapshot: Snapshot) -> Target:
-    word = api_word(api)
-    known = [(key, provider) for key, provider in snapshot.providers.items() if key[0] == api]
-    if not known:
-        raise NoInstance(f"the mesh has no {word} provider")
-    key, provider = min(known, key=lambda known: _rank(known[1].row))
-    endpoints = tuple([host.endpoint for host in snapshot.hosts(key)])
-    if not endpoints:
-        raise NoInstance(f"no instance of {provider.provider_id}, the default {word} provider, is running")
-    return _target(provider, endpoints, snapshot.revision)
+def _of_api(api: Api.ValueType, snapshot: Snapshot) -> Target | None:
+    provider = default_provider(api, snapshot)
+    if provider is None:
+        return None
+    endpoints = hosting((api, provider.provider_id), snapshot).endpoints
+    return _target(provider, endpoints, snapshot.revision) if endpoints else None
 
 
 def _rank(row: rows.Provider) -> tuple[bool, int, str]:

@@ -120,10 +120,8 @@ class InspectService(InspectServiceServicer):
         if snapshot is None:
             yield "the registry has not been reached yet"
             return
-        if self._standing.from_file:
-            yield "the registry has not been reached yet; routing goes by the last good snapshot of an earlier process"
-        elif self._standing.stale:
-            yield f"the registry has been silent for {self._standing.age:.0f} s; routing goes on from what was known"
+        if doubt := self._standing.doubt:
+            yield doubt
         if short := self._channels.shortage(snapshot):
             yield short
         for key in sorted(snapshot.providers):

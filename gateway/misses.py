@@ -1,4 +1,5 @@
-"""A name the snapshot does not know is settled by the registry itself, so that what was registered is found at once.
+"""What leads nowhere by the snapshot is settled by the registry itself, so that what was acknowledged counts at once:
+that a name was registered, and that it is served now.
 
 The store's current revision is read, and the call waits until the snapshot has reached it; if the store is another one,
 until it has been listed anew. However many calls wait, one read is in flight.

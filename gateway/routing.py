@@ -7,8 +7,10 @@ from typing import Final, Protocol
 
 from gateway.director import Target, direct
 from gateway.misses import Misses
-from gateway.snapshot import Endpoint, SnapshotView
-from stackmesh.errors import BackendUnreachable, RegistryUnreachable, Unavailable
+from gateway.refusals import refusal
+from gateway.snapshot import Endpoint, Snapshot, SnapshotView
+from gateway.standing import Standing
+from stackmesh.errors import BackendUnreachable, NotFound, RegistryUnreachable, Unavailable
 from stackmesh.routes import Method
 
 
@@ -20,12 +22,14 @@ class Routing(Protocol):
     repeats_within: float
     """Seconds from its start within which an idempotent call that was answered UNAVAILABLE is repeated elsewhere."""
 
-    def target(self, method: Method, name: str) -> Target:
-        """The target as far as is known. Raises what the director raises, or RegistryUnreachable."""
+    def target(self, method: Method, name: str) -> Target | None:
+        """The target as far as is known; None for a miss. Raises InvalidField, or RegistryUnreachable."""
         ...
 
-    async def settle(self, within: float) -> None:
-        """After NotFound: learn all that was registered before. Raises RegistryUnreachable after `within` seconds."""
+    async def settled(self, method: Method, name: str, within: float) -> Target:
+        """After a miss: the target, once all is known that was acknowledged before. Raises what the refusal is, or
+        RegistryUnreachable after `within` seconds.
+        """
         ...
 
 
@@ -35,18 +39,35 @@ class ByName:
     unreachable: type[Unavailable] = BackendUnreachable
     repeats_within: float = math.inf
 
-    def __init__(self, view: SnapshotView, misses: Misses) -> None:
+    def __init__(self, view: SnapshotView, misses: Misses, standing: Standing) -> None:
         self._view = view
         self._misses = misses
+        self._standing = standing
 
-    def target(self, method: Method, name: str) -> Target:
-        snapshot = self._view.snapshot
-        if snapshot is None:
+    def target(self, method: Method, name: str) -> Target | None:
+        return direct(method, name, self._snapshot)
+
+    async def settled(self, method: Method, name: str, within: float) -> Target:
+        unsettled: RegistryUnreachable | None = None
+        try:
+            await self._misses.settle(within)
+        except RegistryUnreachable as error:
+            unsettled = error
+        if (target := self.target(method, name)) is not None:
+            return target
+        refused = refusal(method, name, self._snapshot)
+        if unsettled is None:
+            raise refused
+        if isinstance(refused, NotFound):  # of that nothing is known here
+            raise unsettled
+        doubt = self._standing.doubt
+        raise type(refused)(f"{refused.message} ({doubt})", metadata=refused.metadata) if doubt else refused
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        if self._view.snapshot is None:
             raise RegistryUnreachable("the gateway has not reached the registry yet")
-        return direct(method, name, snapshot)
-
-    async def settle(self, within: float) -> None:
-        await self._misses.settle(within)
+        return self._view.snapshot
 
 
 class ToRegistry:
@@ -63,5 +84,5 @@ class ToRegistry:
     def target(self, method: Method, name: str) -> Target:
         return self._target
 
-    async def settle(self, within: float) -> None:
-        """There is nothing to learn."""
+    async def settled(self, method: Method, name: str, within: float) -> Target:
+        return self._target

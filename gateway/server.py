@@ -72,7 +72,7 @@ async def running(config: Config, *, descriptor_set: bytes | None = None) -> Asy
         misses = _misses(registry, reflector)
         channels = await stack.enter_async_context(Channels())
         balancer = Balancer(channels)
-        by_name, to_registry = ByName(view, misses), ToRegistry(config.registry.address)
+        by_name, to_registry = ByName(view, misses, standing), ToRegistry(config.registry.address)
         proxy = Proxy(methods, by_name, to_registry, balancer, config.gateway)
 
         def add_services(server: grpc.aio.Server) -> None:

@@ -47,3 +47,12 @@ class Standing:
     def stale(self) -> bool:
         """Whether it may be out of date."""
         return self.from_file or self._freshness.stale
+
+    @property
+    def doubt(self) -> str:
+        """Why it may be out of date. Empty: it is not stale."""
+        if self.from_file:
+            return "the registry has not been reached yet; routing goes by the last good snapshot of an earlier process"
+        if self._freshness.stale:
+            return f"the registry has been silent for {self.age:.0f} s; routing goes on from what was known"
+        return ""

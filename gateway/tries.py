@@ -23,7 +23,7 @@ from gateway.director import Target
 from gateway.metadata import Pair
 from gateway.routing import Routing
 from gateway.snapshot import Endpoint
-from stackmesh.errors import NotFound, Timeout, Unavailable
+from stackmesh.errors import Timeout, Unavailable
 from stackmesh.routes import Method
 
 FURTHER_TRIES: Final = 2
@@ -81,11 +81,9 @@ class Tries:
     async def next(self, name: str) -> Self:
         """The next try, on an upstream that was not tried yet. Raises what the routing raises."""
         way = self._way
-        try:
-            target = way.routing.target(way.method, name)
-        except NotFound:
-            await way.routing.settle(self.remaining())
-            target = way.routing.target(way.method, name)
+        target = way.routing.target(way.method, name)
+        if target is None:
+            target = await way.routing.settled(way.method, name, self.remaining())
         upstream = way.balancer.pick(target.endpoints, self._tried)
         if upstream is None:  # the others have left since
             raise self._unreachable(self._tried[-1])

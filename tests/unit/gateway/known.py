@@ -5,12 +5,18 @@ from __future__ import annotations
 from gateway.snapshot import Snapshot
 from stackmesh import routes
 from stackmesh.registry.v1 import resources_pb2 as r, watch_service_pb2 as pb
-from stackmesh.routes import Api
+from stackmesh.routes import Api, Method
+from stackmesh.routing.v1 import routing_pb2
 
 INFERENCE = Api.API_INFERENCE
 METHODS = routes.load(routes.bundled())
 EMBEDDINGS = METHODS["/stackmesh.inference.v1.InferenceService/Embeddings"]
 CHAT = METHODS["/stackmesh.inference.v1.InferenceService/ChatCompletion"]
+DEFAULT = Method(
+    "/x.Y/Z", "x.Y", routing_pb2.Route(api=INFERENCE), client_streaming=False, server_streaming=False,
+    idempotent=False, read_key=None,
+)  # fmt: skip
+"""It names no resource."""
 
 
 def model(name: str, provider: str = "p", theirs: str = "", **fields) -> pb.Entry:
@@ -50,3 +56,16 @@ def changes(*entries: pb.Entry) -> list[pb.Change]:
 
 def snapshot(*entries: pb.Entry, revision: int = 7) -> Snapshot:
     return Snapshot().after(changes(*entries), revision)
+
+
+MESH = (
+    model("chat", "p", "vendor/chat-1"),
+    model("other", "q", "other"),
+    model("half", "p", "half"),
+    provider("p", "vendor/chat-1", "half", position=1),
+    provider("q", "other"),
+    instance("one", "p", address="h:1"),
+    instance("two", hosting("p", not_served=("half",)), address="h:2"),
+    instance("three", "q", address="h:3"),
+)
+"""A small one."""
