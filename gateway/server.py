@@ -61,13 +61,13 @@ async def running(config: Config, *, descriptor_set: bytes | None = None) -> Asy
     methods = routes.load(descriptor_set)
     view = SnapshotView()
     async with AsyncExitStack() as stack:
-        if config.gateway.snapshot_file is not None:
-            last_good = LastGood(config.gateway.snapshot_file, config.registry.address)
-            last_good.load(view)
-            await stack.enter_async_context(last_good.kept(view))
         registry = await stack.enter_async_context(registry_channel(config.registry.address))
         grace = Grace(view, lambda: reflector)
         reflector = Reflector(RegistrySource(registry, bare=True), grace)
+        if config.gateway.snapshot_file is not None:
+            last_good = LastGood(config.gateway.snapshot_file, config.registry.address)
+            last_good.load(view)
+            await stack.enter_async_context(last_good.kept(view, reflector))
         standing = Standing(view, reflector)
         misses = _misses(registry, reflector)
         channels = await stack.enter_async_context(Channels())

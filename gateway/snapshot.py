@@ -95,7 +95,7 @@ class Snapshot:
     store_id: str = ""
     """The store that revision belongs to."""
     saved_at: float | None = None
-    """When it was written to the file it was read from, as time.time() has it. None: the registry itself told it."""
+    """When the registry was last heard by who left it in a file, as time.time() has it. None: it was told us itself."""
     by_type: Mapping[ResourceType.ValueType, Mapping[str, Resource]] = field(
         default_factory=dict[ResourceType.ValueType, Mapping[str, Resource]]
     )

@@ -14,7 +14,9 @@ class Freshness(Protocol):
     """When the registry was last heard. The reflector is one."""
 
     @property
-    def age(self) -> float: ...
+    def age(self) -> float:
+        """Seconds since then."""
+        ...
 
     @property
     def stale(self) -> bool: ...
@@ -35,7 +37,10 @@ class Standing:
 
     @property
     def age(self) -> float:
-        """Seconds since it was known to be true; infinite when there is none."""
+        """Seconds since the registry was last heard, be it by the process that left the file; infinite if it never was.
+
+        It is heard every few seconds; how far the snapshot lags behind it is another matter, which a miss settles.
+        """
         snapshot = self._view.snapshot
         if snapshot is None:
             return math.inf
