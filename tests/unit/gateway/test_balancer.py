@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from random import Random
 
 import pytest
 
-from gateway.balancer import Balancer
+from gateway.balancer import MANY, Balancer
 from gateway.channels import EJECT_FIRST, EJECT_LIMIT, Channels
+from gateway.files import Files
 from gateway.snapshot import Endpoint
+from stackmesh.errors import ResourceExhausted
+from tests.counting import calls
 from tests.unit.gateway.known import instance, snapshot
 
 A, B, C = (Endpoint(name, f"127.0.0.1:{port}") for name, port in (("a", 1), ("b", 2), ("c", 3)))
@@ -145,3 +149,85 @@ async def test_live_instances_and_the_registry_keep_their_channels(channels: Cha
     channels.retain(snapshot(instance("a", address=A.address)))
     assert channels.get(A) is live
     assert channels.get(Endpoint("", "127.0.0.1:9")) is registry
+
+
+CROWD = tuple(Endpoint(f"i{number}", f"127.0.0.1:{number}") for number in range(1000))
+
+
+class Thorough(Balancer):
+    """The planted bug: looks at all of many."""
+
+    def _drawn(self, endpoints):
+        return endpoints
+
+
+class Blind(Balancer):
+    """The planted bug: takes any of many."""
+
+    def _drawn(self, endpoints):
+        return self._chance.sample(endpoints, 1)
+
+
+async def opened_by_a_call(kind: type[Balancer]) -> int:
+    watched = Watched()
+    async with Channels(watched, Files(100_000)) as channels:
+        kind(channels).pick(CROWD)
+        return len(watched.open)
+
+
+async def test_a_call_opens_no_connection_to_everybody():
+    assert await opened_by_a_call(Balancer) == 2
+    assert await opened_by_a_call(Thorough) == 1000  # the control
+
+
+async def dearer_among_many(kind: type[Balancer]) -> float:
+    """How much more a pick among 1,000 costs than one among a few more than MANY, all of them open."""
+    async with Channels(Watched(), Files(100_000)) as channels:
+        balancer = kind(channels)
+        for endpoint in CROWD:
+            balancer.release(balancer.pick((endpoint,)))
+        few, many = (
+            calls(lambda among=among: [balancer.pick(among) for _ in range(20)]) for among in (CROWD[: MANY + 1], CROWD)
+        )
+        return many / few
+
+
+async def test_a_pick_among_many_costs_the_same_however_many():
+    assert await dearer_among_many(Balancer) < 1.5
+    assert await dearer_among_many(Thorough) > 10  # the control
+
+
+async def heaviest(kind: type[Balancer]) -> int:
+    """Requests in flight at the busiest of 100, when there are 1,000."""
+    async with Channels(Watched(), Files(100_000)) as channels:
+        balancer = kind(channels, chance=Random(1))  # noqa: S311 -- no secret
+        held = [balancer.pick(CROWD[:100]) for _ in range(1000)]
+        return max(upstream.requests_in_flight for upstream in held)
+
+
+async def test_many_are_loaded_evenly():
+    assert await heaviest(Balancer) <= 13
+    assert await heaviest(Blind) > 16  # the control
+
+
+async def test_among_many_the_ejected_are_avoided_too(clock: Clock):
+    async with Channels(Watched(), Files(100_000)) as channels:
+        balancer = Balancer(channels, clock)
+        for endpoint in CROWD[3:]:
+            upstream = balancer.pick((endpoint,))
+            balancer.failed(upstream)
+            balancer.release(upstream)
+        assert {balancer.pick(CROWD).endpoint for _ in range(20)} <= set(CROWD[:3])
+        for endpoint in CROWD[:3]:
+            balancer.failed(balancer.pick((endpoint,)))
+        assert balancer.pick(CROWD).endpoint in CROWD  # all have failed: they are used anyhow
+
+
+async def test_among_more_than_there_is_room_for_those_that_are_connected_are_used():
+    async with Channels(Watched(), Files(131)) as channels:  # room for three
+        balancer = Balancer(channels)
+        for endpoint in CROWD[:3]:
+            balancer.pick((endpoint,))
+        assert {balancer.pick(CROWD).endpoint for _ in range(20)} == set(CROWD[:3])
+        with pytest.raises(ResourceExhausted):
+            balancer.pick(CROWD[3:])

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-
 from stackmesh.nearest import Names, hint
+from tests.counting import calls
 
 
 def test_the_nearest_come_first():
@@ -31,22 +29,6 @@ def test_of_many_the_one_that_was_meant_is_found():
 def test_long_names_are_told_apart_by_their_ends():
     known = [f"{'m' * 240}{n:04}" for n in range(1000)]
     assert Names(known).nearest("m" * 238 + "0123")[0] == "m" * 240 + "0123"
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many functions are called in it: what it costs, whatever else the machine does."""
-    count = 0
-
-    def counted(frame: object, event: str, arg: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(counted)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 class Exhaustive(Names):
