@@ -9,7 +9,7 @@ every 5 s, so one that is silent for longer than `silence` is dead, whatever its
 
 When to try again: a watch that had said something is resumed soon, for all it needs is what came since; a registry that
 says nothing is asked ever more rarely, so that a hundred who lost it together come back over some seconds; who is told
-to list again does so at once.
+to list again does so at once, unless that was not long ago. A view that fails is filled anew, ever more rarely.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ class Reflector:
         stale_after: float = STALE_AFTER,
         patience: float = _PATIENT,
         remind_after: float = _REMIND,
+        well_after: float = _WELL_AFTER,
     ) -> None:
         """`patience` is for those who are few: they may try more often while nothing answers."""
         self._source = source
@@ -156,6 +157,9 @@ class Reflector:
         self._stale_after = stale_after
         self._patient = Backoff(limit=patience)
         self._hasty = Backoff(limit=_HASTY)
+        self._mending = Backoff(limit=_PATIENT)
+        self._well_after = well_after
+        self._well = True  # nothing has been wrong of late: whoever is told to list again need not wait
         self._remind_after = remind_after
         self._said: dict[str, float] = {}  # why it was lost, to when that was last said
         self._revision: int | None = None  # None: list first
@@ -177,12 +181,17 @@ class Reflector:
 
     @property
     def age(self) -> float:
-        """Seconds since the registry was last heard; infinite before the first list."""
+        """Seconds since the view took what the registry said, be it that nothing has changed; infinite before the first
+        list.
+        """
         return time.monotonic() - self._heard
 
     @property
     def stale(self) -> bool:
-        """Whether the registry has been silent for so long that the view may be out of date."""
+        """Whether that was so long ago that the view may be far behind: the registry is silent, or the view fails.
+
+        A view that is not stale has all but what is on its way.
+        """
         return self.age > self._stale_after
 
     @property
@@ -200,16 +209,18 @@ class Reflector:
             except RevisionGone as error:
                 log.warning("revision %s is gone, listing again: %s", self._revision, error)
                 self._revision = None
-                told_anew, self._answered = self._answered, False
-                await asyncio.sleep(0 if told_anew else self._hasty.delay())
+                at_once, self._answered, self._well = self._answered and self._well, False, False
+                await asyncio.sleep(0 if at_once else self._hasty.delay())
                 continue
             except MeshError as error:
-                self._lost(f"{error.code.name} {error}")
+                self._lost(f"lost the registry: {error.code.name} {error}")
             except TimeoutError:
-                self._lost(f"silent for {self._silence:g} s")
-            except Exception:
-                log.exception("the view failed at revision %s, listing again", self._revision)
-                self._revision = None
+                self._lost(f"lost the registry: silent for {self._silence:g} s")
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is told
+                self._lost(f"the view failed: {error!r}", error)
+                self._revision, self._answered = None, False
+                await asyncio.sleep(self._mending.delay())
+                continue
             answered, self._answered = self._answered, False
             await asyncio.sleep((self._hasty if answered else self._patient).delay())
 
@@ -244,33 +255,37 @@ class Reflector:
                     raise RevisionGone(f"the registry is at revision {response.revision} now")
                 revision = response.revision
                 self._hear()
-                self._answered = True
-                if time.monotonic() - began > _WELL_AFTER:
-                    self._hasty.reset()
-                    self._said.clear()
                 if response.changes:
                     self._view.apply(response.changes, revision)
                 self._step(revision)
+                self._answered = True
+                if time.monotonic() - began > self._well_after:
+                    self._well = True
+                    self._hasty.reset()
+                    self._mending.reset()
+                    self._said.clear()
 
     def _hear(self) -> None:
+        """The registry has said something; the view, which is told next, may ask whether it had been away."""
         self._patient.reset()
         now = time.monotonic()
         if min(self._stale_after, _AWAY_AFTER) < now - self._heard < math.inf:
             self._returned = now
-        self._heard = now
 
     def _step(self, revision: int) -> None:
+        """The view has it."""
+        self._heard = time.monotonic()
         self._revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, error: Exception | None = None) -> None:
         """Say so: at once, when the reason is another one, and now and then while it lasts."""
         now = time.monotonic()
         self._said = {said: at for said, at in self._said.items() if now - at < self._remind_after}
         level = logging.DEBUG if why in self._said else logging.WARNING
         self._said.setdefault(why, now)
-        log.log(level, "lost the registry at revision %s, trying again: %s", self._revision, why)
+        log.log(level, "%s; at revision %s, trying again", why, self._revision, exc_info=error)
 
     def __repr__(self) -> str:
         return f"<Reflector [revision {self._revision}, heard {self.age:.1f} s ago]>"

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from stackmesh.backoff import Backoff
-from stackmesh.errors import RegistryUnreachable
+from stackmesh.errors import RegistryUnreachable, RevisionGone
 from stackmesh.ports import free_port
 from stackmesh.reflector import Listed, Reflector, RegistrySource
 from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
@@ -202,6 +202,66 @@ async def test_who_is_always_told_to_list_again_does_not_ask_without_a_pause(ser
     assert time.monotonic() - began > 0.05 + 0.1 + 0.2 + 0.25
 
 
+class Untrue:
+    """A source whose watch says something, for as long as it is told to, and then that it is gone."""
+
+    def __init__(self, good_for=0.0):
+        self.good_for = good_for
+        self.lists = 0
+
+    async def list(self):
+        self.lists += 1
+        return Listed((), 5, "one")
+
+    async def watch(self, start_revision, store_id):
+        began = time.monotonic()
+        yield pb.WatchResponse(revision=start_revision - 1)
+        while time.monotonic() - began < self.good_for:
+            await asyncio.sleep(0)
+            yield pb.WatchResponse(revision=start_revision - 1)
+        raise RevisionGone("it fell out of the history again")
+
+
+async def check_pauses(kind):
+    """It is told to list again after each first answer: at once at first, then after 0.1 s at most, 0.2, 0.4, 0.5."""
+    source, began = Untrue(), time.monotonic()
+    async with background(kind(source, Copy()).run(), "reflector"):
+        await until(lambda: source.lists >= 6)
+    assert time.monotonic() - began > (0.1 + 0.2 + 0.4 + 0.5) / 2
+
+
+class NeverWaits(Reflector):
+    """The planted bug: an answer is taken for health."""
+
+    @property
+    def _well(self):
+        return True
+
+    @_well.setter
+    def _well(self, value):
+        pass
+
+
+async def test_who_is_told_to_list_again_after_each_answer_does_so_with_a_pause():
+    await check_pauses(Reflector)
+
+
+async def test_control_lists_without_a_pause_are_noticed():
+    with pytest.raises(AssertionError):
+        await check_pauses(NeverWaits)
+
+
+async def test_once_a_watch_has_held_a_new_list_is_made_at_once_again():
+    class Slow(Reflector):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self._hasty = Backoff(10.0, 10.0)
+
+    source = Untrue(good_for=0.05)
+    async with background(Slow(source, Copy(), well_after=0.01).run(), "reflector"):
+        await until(lambda: source.lists >= 4, 5)
+
+
 async def check_turned_back(server, kind):
     """An older copy of the store is put back under a reflector that watches: its view is the older one, unmixed."""
     for name in "abcd":
@@ -369,6 +429,86 @@ async def test_a_view_that_fails_is_filled_anew(server, caplog):
             await in_step(reflector, server)
     assert sorted(view.entries) == ["model/a", "model/b", "model/c"]
     assert "the view failed" in caplog.text
+
+
+class Poisoned(Copy):
+    """Takes a list, or does not, and no change."""
+
+    def __init__(self, takes_lists):
+        super().__init__()
+        self.takes_lists = takes_lists
+        self.tries = 0
+
+    def replace(self, entries, revision):
+        self.tries += 1
+        if not self.takes_lists:
+            raise KeyError("poison")
+
+    def apply(self, changes, revision):
+        raise KeyError("poison")
+
+
+class Busy:
+    """A source with one change after each list."""
+
+    async def list(self):
+        return Listed((), 5, "one")
+
+    async def watch(self, start_revision, store_id):
+        change = pb.Change(entry=pb.Entry(key="model/m"), revision=start_revision)
+        yield pb.WatchResponse(revision=start_revision, changes=[change])
+        await asyncio.Event().wait()
+
+
+async def check_a_view_that_keeps_failing(kind, takes_lists, caplog):
+    """It is filled anew ever more rarely, told once, and not said to be in step."""
+    view, began = Poisoned(takes_lists), time.monotonic()
+    reflector = kind(Busy(), view)
+    with caplog.at_level(logging.WARNING, "stackmesh.reflector"):
+        async with background(reflector.run(), "reflector"):
+            await until(lambda: view.tries >= 5)
+            assert reflector.stale != takes_lists  # what has taken a list had all there was
+    assert time.monotonic() - began > (0.1 + 0.2 + 0.4 + 0.8) / 2
+    (said,) = caplog.records
+    assert "the view failed: KeyError('poison')" in said.message
+    assert said.exc_info
+
+
+class HearsTooSoon(Reflector):
+    """The planted bugs: what was heard counts as taken, and whoever answers is asked again soon."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._mending = Backoff(0.001, 0.001)
+
+    def _hear(self):
+        super()._hear()
+        self._heard = time.monotonic()
+
+
+@pytest.mark.parametrize("takes_lists", [False, True])
+async def test_a_view_that_keeps_failing_is_filled_anew_ever_more_rarely(takes_lists, caplog):
+    await check_a_view_that_keeps_failing(Reflector, takes_lists, caplog)
+
+
+@pytest.mark.parametrize("takes_lists", [False, True])
+async def test_control_lists_for_a_view_that_takes_none_are_noticed(takes_lists, caplog):
+    with pytest.raises(AssertionError):
+        await check_a_view_that_keeps_failing(HearsTooSoon, takes_lists, caplog)
+
+
+async def test_a_view_may_ask_whether_the_registry_was_away():
+    """When it is told what came of it: the gateway's grace does."""
+    asked = []
+
+    class Asking(Copy):
+        def apply(self, changes, revision):
+            asked.append(reflector.back_for)
+
+    reflector = Reflector(Busy(), Asking(), stale_after=-1.0)
+    async with background(reflector.run(), "reflector"):
+        await until(lambda: asked)
+    assert asked[0] < 5
 
 
 async def test_waits_for_a_registry_that_is_not_there_yet(server):
