@@ -18,7 +18,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -78,7 +78,7 @@ class Source(Protocol):
 
 
 class RegistrySource:
-    """The registry's WatchService. `bare`: without what is the resources' own, which a list need not hold in memory."""
+    """The registry's WatchService. `bare`: without what is the resources' own, their metadata and params."""
 
     def __init__(self, channel: grpc.aio.Channel, wanted: pb.EntryFilter | None = None, *, bare: bool = False) -> None:
         self._stub = WatchServiceStub(channel)
@@ -109,6 +109,8 @@ class RegistrySource:
         call = self._stub.Watch(request)
         try:
             while isinstance(response := await call.read(), pb.WatchResponse):
+                if self._bare:
+                    _strip(change.entry for change in response.changes)
                 yield response
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
@@ -117,11 +119,18 @@ class RegistrySource:
 
 
 def _bared(page: pb.ListEntriesResponse) -> pb.ListEntriesResponse:
-    for entry in page.entries:
-        kind = _BY_WORD.get(entry.WhichOneof("value") or "")
-        if kind is not None:
-            getattr(entry, kind.word).ClearField(kind.payload)
+    _strip(page.entries)
     return pb.ListEntriesResponse.FromString(page.SerializeToString())  # a message cleared still holds its memory
+
+
+def _strip(entries: Iterable[pb.Entry]) -> None:
+    for entry in entries:
+        for holder, word in (
+            (entry, entry.WhichOneof("value")),
+            (entry.handover, entry.handover.WhichOneof("earlier")),
+        ):
+            if (kind := _BY_WORD.get(word or "")) is not None:
+                getattr(holder, kind.word).ClearField(kind.payload)
 
 
 class View(Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
@@ -11,7 +11,8 @@ from stackmesh.backoff import Backoff
 from stackmesh.errors import RegistryUnreachable, RevisionGone
 from stackmesh.ports import free_port
 from stackmesh.reflector import Listed, Reflector, RegistrySource
-from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
+from stackmesh.registry.v1 import watch_service_pb2 as pb
+from stackmesh.resources import KINDS, earlier, handover_of
 from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
 from tests.fakes.watch_server import WatchServer
@@ -329,15 +330,39 @@ async def test_a_list_whose_revision_goes_half_way_starts_again(server):
 
 
 async def test_what_is_the_resources_own_can_be_left_out(server):
-    model = resources_pb2.Model(identifier="m", provider_id="p")
-    model.metadata.update({"long": "x" * 1000})
-    server._write(pb.Entry(key="model/m", model=model))
+    own = {kind: kind.message(identifier="m", provider_id="p") for kind in KINDS.values()}
+    for kind, row in own.items():
+        getattr(row, kind.payload).SetInParent()
+        server._write(pb.Entry(key=f"{kind.word}/m", **{kind.word: row}))
+        server._write(pb.Entry(key=f"handover/{kind.word}/m", handover=handover_of(row)))
+    server._write(pb.Entry(key="model/gone"))
     async with server.serving() as address, internal_channel(address) as channel:
-        (whole,) = (await RegistrySource(channel).list()).entries
-        (bare,) = (await RegistrySource(channel, bare=True).list()).entries
-    assert whole.model == model
-    model.ClearField("metadata")
-    assert bare.model == model
+        whole, bare = RegistrySource(channel), RegistrySource(channel, bare=True)
+        assert await told(whole, server) == [list(own.values()) * 2] * 2
+        stripped = [kind.message(identifier="m", provider_id="p") for kind in own]
+        assert await told(bare, server) == [stripped * 2] * 2
+
+
+async def told(source, server):
+    """What a list says of the resources, and of what they were before; and what a watch says of them."""
+    listed = (await source.list()).entries
+    watched = []
+    async with aclosing(source.watch(1, "one")) as responses:
+        async for response in responses:
+            watched += [change.entry for change in response.changes]
+            if response.revision == server.revision:
+                break
+    assert watched[-1] == pb.Entry(key="model/gone")
+    return [
+        [getattr(entry, kind.word) for kind in KINDS.values() for entry in entries if entry.HasField(kind.word)]
+        + [
+            earlier(entry.handover)
+            for kind in KINDS.values()
+            for entry in entries
+            if entry.handover.HasField(kind.word)
+        ]
+        for entries in (listed, watched)
+    ]
 
 
 async def check_another_store(server, source=RegistrySource, seconds=10):
