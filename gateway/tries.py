@@ -134,9 +134,10 @@ class Tries:
             return
         if lost:
             raise self._unreachable(self._upstream.endpoint) from None
-        if self._imposed and failures.timed_out(error):
+        timed_out = failures.timed_out(error)  # nobody's answer either
+        if timed_out and self._imposed:
             raise Timeout(f"the call took longer than the {self._way.limit:g} s allowed without a deadline") from None
-        if not self.answered:
+        if not timed_out and not self.answered:
             await self.answer(tuple(error.initial_metadata()))
         await self._context.abort(error.code(), error.details() or "", self._trailers(error.trailing_metadata()))
 
