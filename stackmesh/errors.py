@@ -37,6 +37,10 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 MESSAGE_LIMIT: Final = 1000
 """Bytes of a status message. Longer ones, with their details, would not fit into a peer's header limit."""
 DETAILS_LIMIT: Final = 1000
+_FIELD_LIMIT: Final = 200
+_DESCRIPTION_LIMIT: Final = 400
+_VALUE_LIMITS: Final = (800, 400, 200, 100, 50, 25)
+"""Bytes of each value in ErrorInfo's metadata: the first of these with which all of them fit."""
 
 
 class MeshError(Exception):
@@ -67,7 +71,9 @@ class InvalidField(InvalidArgument):
         self.description = description
 
     def details(self) -> Iterable[Message]:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.description)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=clip(self.field, _FIELD_LIMIT), description=clip(self.description, _DESCRIPTION_LIMIT)
+        )
         return (error_details_pb2.BadRequest(field_violations=[violation]),)
 
 
@@ -267,18 +273,31 @@ for _error, (_code, _reason) in _TABLE.items():
 
 
 def to_status(error: MeshError) -> status_pb2.Status:
-    """The error as google.rpc.Status, small enough for every peer: an over-long message is cut, details dropped."""
+    """The error as google.rpc.Status, small enough for every peer: what is too long is cut, and no detail is left out.
+
+    A caller knows the error by its ErrorInfo: without one, a name that is ambiguous would be a name that is wrong.
+    """
     status = status_pb2.Status(code=_number(error.code), message=clip(error.message, MESSAGE_LIMIT))
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    room = DETAILS_LIMIT
-    for detail in (info, *error.details()):
-        packed = AnyMessage()
-        packed.Pack(detail)
-        room -= packed.ByteSize()
-        if room < 0:
-            break
-        status.details.append(packed)
+    others = [_packed(detail) for detail in error.details()]
+    status.details.append(_info(error, DETAILS_LIMIT - sum(other.ByteSize() for other in others)))
+    status.details.extend(others)
     return status
+
+
+def _info(error: MeshError, room: int) -> AnyMessage:
+    """ErrorInfo in at most `room` bytes: with as much of its metadata as fits."""
+    for limit in _VALUE_LIMITS:
+        metadata = {key: clip(value, limit) for key, value in error.metadata.items()}
+        info = _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+        if info.ByteSize() <= room:
+            return info
+    return _packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+
+
+def _packed(detail: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
 
 
 def trailers(status: status_pb2.Status) -> tuple[tuple[str, bytes], ...]:

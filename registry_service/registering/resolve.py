@@ -26,7 +26,7 @@ from stackmesh.errors import (
     WrongInstance,
     from_rpc_error,
 )
-from stackmesh.nearest import hint
+from stackmesh.nearest import SHOWN, hint
 from stackmesh.provider.v1 import provider_service_pb2 as pb
 from stackmesh.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from stackmesh.registry.v1 import resources_pb2
@@ -70,10 +70,11 @@ class Resolver:
         # To whom the name stands for several things, it is not unknown.
         found = {i: answer for i, answer in by_id.items() if isinstance(answer, Resolved | AmbiguousName)}
         if len(found) > 1:
-            ids = ", ".join(found)
+            shown = ", ".join(list(found)[:SHOWN])
+            more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise AmbiguousProvider(
-                f"several providers recognise {wanted.provider_resource_id}: {ids}; set provider_id",
-                metadata={"providers": ids},
+                f"several providers recognise {wanted.provider_resource_id}: {shown}{more}; set provider_id",
+                metadata={"providers": shown},
             )
         for answer in found.values():
             if isinstance(answer, Resolved):

@@ -40,12 +40,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT. `page_token` belongs to another list, or was altered."""
     ERROR_REASON_AMBIGUOUS_PROVIDER: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`."""
+    """INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`, at most 5 of them."""
     ERROR_REASON_BACKEND_REJECTED: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT. A backend refused the request as malformed."""
     ERROR_REASON_AMBIGUOUS_NAME: _ErrorReason.ValueType  # 8
     """INVALID_ARGUMENT. The name stands for several models of the provider: use one of the names in the message.
-    Metadata: `candidates`.
+    Metadata: `candidates`, at most 5 of them.
     """
     ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 9
     """INVALID_ARGUMENT. What would have to be written is larger than the registry's store can take."""
@@ -115,12 +115,12 @@ ERROR_REASON_CONTEXT_EXCEEDED: ErrorReason.ValueType  # 4
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT. `page_token` belongs to another list, or was altered."""
 ERROR_REASON_AMBIGUOUS_PROVIDER: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`."""
+"""INVALID_ARGUMENT. Several providers recognise the name: set `provider_id`. Metadata: `providers`, at most 5 of them."""
 ERROR_REASON_BACKEND_REJECTED: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT. A backend refused the request as malformed."""
 ERROR_REASON_AMBIGUOUS_NAME: ErrorReason.ValueType  # 8
 """INVALID_ARGUMENT. The name stands for several models of the provider: use one of the names in the message.
-Metadata: `candidates`.
+Metadata: `candidates`, at most 5 of them.
 """
 ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 9
 """INVALID_ARGUMENT. What would have to be written is larger than the registry's store can take."""

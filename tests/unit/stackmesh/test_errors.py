@@ -42,12 +42,38 @@ def test_the_prompt_and_the_context_are_both_named():
     assert "512" in error.message
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        errors.AmbiguousName("x" * 5000, metadata={"candidates": ", ".join(f"{n}" + "m" * 250 for n in range(5))}),
+        errors.AmbiguousProvider("x" * 5000, metadata={"providers": ", ".join(f"provider-{n:03}" for n in range(500))}),
+        errors.InvalidField("field" * 100, "must be one of " + "n" * 5000),
+        errors.RateLimited("x" * 5000, retry_after=3.5, metadata={f"key-{n}": "é" * 500 for n in range(9)}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_has_too_much_to_say_arrives_as_itself(sent):
+    assert len(errors.to_status(sent).SerializeToString()) <= 2048
+    got = over_the_wire(sent)
+    assert type(got) is type(sent)
+    assert got.metadata.keys() == sent.metadata.keys()
+    for key, value in got.metadata.items():
+        assert value
+        assert sent.metadata[key].startswith(value.removesuffix("..."))
+    if isinstance(sent, errors.InvalidField):
+        assert (got.field[:10], got.description[:10]) == (sent.field[:10], sent.description[:10])
+    if isinstance(sent, errors.RateLimited):
+        assert got.retry_after == 3.5
+
+
 @given(st.text(), st.dictionaries(st.text(max_size=50), st.text(max_size=500), max_size=20))
 def test_any_error_stays_under_2_kib(message, metadata):
-    status = errors.to_status(errors.NotServing(message, metadata=metadata))
+    sent = errors.NotServing(message, metadata=metadata)
+    status = errors.to_status(sent)
     assert len(status.message.encode()) <= errors.MESSAGE_LIMIT
-    assert len(status.SerializeToString()) < 2100
+    assert len(status.SerializeToString()) <= 2048
     status.message.encode().decode()
+    assert type(over_the_wire(sent)) is errors.NotServing
 
 
 def test_a_long_message_is_cut_between_characters():

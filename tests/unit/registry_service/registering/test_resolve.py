@@ -104,3 +104,24 @@ async def test_a_name_that_stands_for_several_is_not_unknown():
         one.fails = None
         with pytest.raises(NotHosted):
             await Resolver().resolve(wanted("m"), there)
+
+
+async def test_of_many_providers_that_recognise_a_name_a_few_are_named():
+    """A list of them all would leave no room in the status for what the error is."""
+    many = {f"provider-number-{n:03}": FakeProvider({"m": "x"}) for n in range(12)}
+    async with fakes.running(many) as instance:
+        there = known(*map(provider, many), host("i", instance.address, *many))
+        with pytest.raises(AmbiguousProvider, match="provider-number-004 and 7 more; set provider_id") as raised:
+            await Resolver().resolve(wanted("m"), there)
+        assert raised.value.metadata == {"providers": ", ".join(list(many)[:5])}
+
+
+async def test_a_name_that_stands_for_several_long_ones_does_not_go_to_another_provider():
+    """As it travels over the wire from the process that hosts the provider."""
+    one, other = FakeProvider({}), FakeProvider({"m": "x"})
+    several = ", ".join(f"{n}-{'long' * 60}" for n in range(5))
+    one.fails = AmbiguousName(f"m stands for 5 models: {several}", metadata={"candidates": several})
+    async with fakes.running({"a": one, "b": other}) as instance:
+        there = known(*map(provider, "ab"), host("i", instance.address, *"ab"))
+        with pytest.raises(AmbiguousProvider, match="several providers recognise m: a, b; set provider_id"):
+            await Resolver().resolve(wanted("m"), there)
