@@ -32,6 +32,7 @@ from stackmesh.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from stackmesh.registry.v1 import resources_pb2
 from stackmesh.resources import api_word
 from stackmesh.routes import HOSTED_BY, Api
+from stackmesh.serving import hosted
 from stackmesh.transport import internal_channel
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ ASK_SECONDS: Final = 5.0
 """How long one instance may take to answer."""
 PATIENCE_SECONDS: Final = 5.0
 """After how long no further instance of a provider is asked."""
+REFUSALS: Final = 8
+"""After so many instances of a provider have refused a name, it is refused: a mistyped one is not the business of a
+thousand."""
 _REASON_LIMIT: Final = 120
 
 
@@ -54,15 +58,23 @@ class Resolved:
 class Resolver:
     """Asks providers. A channel lives as long as a question, since there are few."""
 
-    def __init__(self, *, ask_seconds: float = ASK_SECONDS, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        ask_seconds: float = ASK_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+        refusals: int = REFUSALS,
+    ) -> None:
         self._ask_seconds = ask_seconds
         self._patience_seconds = patience_seconds
+        self._refusals = refusals
 
     async def resolve(self, wanted: pb.ResolveRequest, known: Known) -> Resolved:
         """Find the provider of a name. `wanted.provider_id` may be empty: it is to be found out.
 
-        Raises ProviderNotFound (no such provider_id), NoInstance (nobody to ask), NotHosted (refused), AmbiguousName,
-        AmbiguousProvider (several would), BackendUnreachable or Timeout (no instance answered).
+        Raises ProviderNotFound (no such provider_id), NoInstance (nobody to ask), NotHosted (refused by all that
+        were asked), AmbiguousName, AmbiguousProvider (several would), BackendUnreachable or Timeout (one that might
+        host it did not answer).
         """
         candidates = _candidates(wanted, known)
         answers = await asyncio.gather(*(self._answer(provider, wanted, known) for provider in candidates))
@@ -91,24 +103,31 @@ class Resolver:
             return error
 
     async def _ask(self, provider: resources_pb2.Provider, wanted: pb.ResolveRequest, known: Known) -> Resolved:
-        provider_id = provider.provider_id
-        failure: MeshError = NoInstance(f"no instance of the provider {provider_id} is running")
+        """Instances may differ, while a new version is rolled out or because each has its own backend: what one
+        refuses, another may host.
+        """
         request = pb.ResolveRequest()
         request.CopyFrom(wanted)
-        request.provider_id = provider_id
+        request.provider_id = provider.provider_id
+        refusals, silence = list[MeshError](), list[MeshError]()
         patience = time.monotonic() + self._patience_seconds
-        for _, instance in sorted(known.hosts(provider.api, provider_id).items()):
+        for instance in _likeliest_first(provider, wanted.provider_resource_id, known):
             try:
                 answer = await self._call(instance, request)
+            except NotHosted as error:
+                refusals.append(error)
             except (Unavailable, Timeout) as error:
-                failure = error
-                log.info("%s did not answer for %s: %s", instance.instance_id, provider_id, error)
-                if time.monotonic() > patience:
-                    break
-                continue
-            name = names.check_resource_name("provider_resource_id", answer.provider_resource_id)
-            return Resolved(provider_id, name)
-        raise failure
+                silence.append(error)
+                log.info("%s did not answer for %s: %s", instance.instance_id, provider.provider_id, error)
+            else:
+                name = names.check_resource_name("provider_resource_id", answer.provider_resource_id)
+                return Resolved(provider.provider_id, name)
+            if len(refusals) == self._refusals or time.monotonic() > patience:
+                break
+        # Who did not answer might have known it. Of those who refused, the likeliest to host it says why best.
+        for error in (*silence[-1:], *refusals):
+            raise error
+        raise NoInstance(f"no instance of the provider {provider.provider_id} is running")
 
     async def _call(self, instance: resources_pb2.Instance, request: pb.ResolveRequest) -> pb.ResolveResponse:
         bound = ((headers.INSTANCE_ID, instance.instance_id),)
@@ -147,6 +166,18 @@ def _candidates(wanted: pb.ResolveRequest, known: Known) -> Sequence[resources_p
     if not there:
         raise ProviderNotFound(f"there is no {api_word(api)} provider; add one to the YAML")
     return sorted(there, key=lambda provider: provider.provider_id)
+
+
+def _likeliest_first(provider: resources_pb2.Provider, name: str, known: Known) -> Sequence[resources_pb2.Instance]:
+    """The live instances of a provider: those that serve the name, then those that serve the most."""
+    listed = name in provider.served
+
+    def unlikely(instance: resources_pb2.Instance) -> tuple[bool, int, str]:
+        entry = hosted(provider, instance)
+        lacks = entry.not_served if entry is not None else ()
+        return not listed or name in lacks, len(lacks), instance.instance_id
+
+    return sorted(known.hosts(provider.api, provider.provider_id).values(), key=unlikely)
 
 
 def _unknown(api: Api.ValueType, provider_id: str, known: Known) -> ProviderNotFound:

@@ -114,6 +114,16 @@ async def test_a_provider_that_does_not_confirm_an_alias_costs_nobody_the_regist
     assert (await models(store))["alias"].pending_reason == error.message, "that was never confirmed"
 
 
+async def test_an_alias_that_one_of_several_instances_knows_stays(parts, store, instance):
+    await made(parts).follow()
+    before = await models(store)
+    async with fakes.running({"p": FakeProvider({"plain": "plain"})}, instance_id="another") as another:
+        assert another.instance_id < instance.instance_id
+        await parts.say(another)
+        await made(parts).follow()
+        assert (await models(store))["alias"] == before["alias"]
+
+
 async def test_a_users_row_is_left_alone_and_named_in_the_log(parts, store, instance, caplog):
     user = pb.Model(identifier="plain", provider_id="p", provider_resource_id="mine", source=pb.SOURCE_USER)
     revision = await store.commit([Put("model/plain", records.encode(user))])

@@ -22,12 +22,12 @@ def known(*records_):
     return Known().after(map(entry, records_), 1)
 
 
-def provider(provider_id, api=Api.API_INFERENCE):
-    return pb.Provider(api=api, provider_id=provider_id)
+def provider(provider_id, api=Api.API_INFERENCE, served=()):
+    return pb.Provider(api=api, provider_id=provider_id, served=served)
 
 
-def host(instance_id, address, *provider_ids):
-    entries = [pb.HostedProvider(api=Api.API_INFERENCE, provider_id=p) for p in provider_ids]
+def host(instance_id, address, *provider_ids, lacks=()):
+    entries = [pb.HostedProvider(api=Api.API_INFERENCE, provider_id=p, not_served=lacks) for p in provider_ids]
     return pb.Instance(instance_id=instance_id, address=address, providers=entries)
 
 
@@ -58,6 +58,55 @@ async def test_a_provider_with_many_frozen_instances_does_not_hold_the_question_
         with pytest.raises(Timeout):
             await Resolver(ask_seconds=0.2, patience_seconds=0.3).resolve(wanted("m"), known(provider("p"), *frozen))
         assert len(hanging.asked) in (1, 2)  # of a hundred; each takes 0.2 s or more
+
+
+async def test_who_serves_a_name_is_asked_first():
+    """Two versions of a program; the one that does not know the name is the first by its id."""
+    old, new = FakeProvider({"old": "old"}), FakeProvider({"new": "new"})
+    async with fakes.running({"p": old}) as one, fakes.running({"p": new}) as two:
+        hosts = host("i1", one.address, "p", lacks=["new"]), host("i2", two.address, "p", lacks=["old"])
+        there = known(provider("p", served=["new", "old"]), *hosts)
+        assert await Resolver().resolve(wanted("new"), there) == Resolved("p", "new")
+    assert (old.asked, new.asked) == ([], ["new"])
+
+
+async def a_name_one_instance_refuses_is_known_to_another(**options):
+    one, other = FakeProvider({"old": "old"}), FakeProvider({"alias": "new"})
+    async with fakes.running({"p": one}) as first, fakes.running({"p": other}) as second:
+        hosts = host("i1", first.address, "p", lacks=["new"]), host("i2", second.address, "p", lacks=["old"])
+        there = known(provider("p", served=["new", "old"]), *hosts)
+        assert await Resolver(**options).resolve(wanted("alias"), there) == Resolved("p", "new")
+        assert one.asked == ["alias"]
+
+
+async def test_what_one_instance_refuses_another_may_host():
+    await a_name_one_instance_refuses_is_known_to_another()
+
+
+async def test_the_check_sees_a_resolver_that_takes_the_first_no_for_all():
+    with pytest.raises(NotHosted):
+        await a_name_one_instance_refuses_is_known_to_another(refusals=1)
+
+
+async def test_a_refusal_is_certain_only_if_everybody_who_was_asked_refuses():
+    refusing, hanging = FakeProvider({}), FakeProvider({})
+    hanging.hangs = True
+    async with fakes.running({"p": refusing}) as one, fakes.running({"p": hanging}) as two:
+        hosts = host("i1", one.address, "p"), host("i2", two.address, "p")
+        with pytest.raises(Timeout):
+            await Resolver(ask_seconds=0.2).resolve(wanted("m"), known(provider("p"), *hosts))
+        hanging.hangs = False
+        with pytest.raises(NotHosted):
+            await Resolver().resolve(wanted("m"), known(provider("p"), *hosts))
+
+
+async def test_a_mistyped_name_does_not_go_to_everybody():
+    one = FakeProvider({})
+    async with fakes.running({"p": one}) as instance:
+        hosts = [host(f"i{n}", instance.address, "p") for n in range(20)]
+        with pytest.raises(NotHosted):
+            await Resolver(refusals=3).resolve(wanted("m"), known(provider("p"), *hosts))
+        assert len(one.asked) == 3
 
 
 async def test_providers_are_asked_at_the_same_time():
