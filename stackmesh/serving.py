@@ -54,8 +54,8 @@ class Host(Protocol):
     def failures(self) -> Iterable[Failure]: ...
 
 
-def hosted(provider: pb.Provider, instance: pb.Instance) -> pb.HostedProvider | None:
-    """How an instance hosts a provider, or None."""
+def hosted(provider: pb.Provider | pb.HostedProvider, instance: pb.Instance) -> pb.HostedProvider | None:
+    """How an instance hosts a provider, which another one's entry names as well; or None."""
     for entry in instance.providers:
         if entry.provider_id == provider.provider_id and entry.api == provider.api:
             return entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from registry_service.instances import served
@@ -93,15 +93,26 @@ def write(draft: Draft, instance: pb.Instance, reports: Sequence[announce_pb.Ser
         if not _as_before(draft, report, provider, instance):
             _merge(draft, report, provider, instance, changed)
         providers.append(provider)
-    if len(changed) + len(providers) + _OWN > COMMIT_LIMIT:
+
+    def put(target: Draft) -> None:
+        # Others first: an exception to what the provider does not list yet is harmless, the lack of one is not.
+        for other in changed.values():
+            target.put(other)
+        for provider in providers:
+            # A new host has to be seen by whoever merges at the same time: the provider's row moves.
+            target.put(provider, always=before is None or hosted(provider, before) is None)
+        target.put(instance)
+
+    if changed and not _fits(draft, put):
         _keep_exceptions(draft, changed)
-    # Others first: an exception to what the provider does not list yet is harmless, the lack of one is not.
-    for other in changed.values():
-        draft.put(other)
-    for provider in providers:
-        # A new host has to be seen by whoever merges at the same time: the provider's row moves.
-        draft.put(provider, always=before is None or hosted(provider, before) is None)
-    draft.put(instance)
+    put(draft)
+
+
+def _fits(draft: Draft, put: Callable[[Draft], None]) -> bool:
+    """Whether the draft would be one commit, counted in changes and in bytes."""
+    trial = draft.fork()
+    put(trial)
+    return trial.fits
 
 
 def _provider(draft: Draft, report: announce_pb.ServedReport) -> pb.Provider:
@@ -186,6 +197,5 @@ def _keep_exceptions(draft: Draft, changed: dict[str, pb.Instance]) -> None:
     for instance_id, other in changed.items():
         before = draft.instance(instance_id)
         for entry in before.providers if before is not None else ():
-            for now in other.providers:
-                if (now.api, now.provider_id) == (entry.api, entry.provider_id):
-                    now.not_served[:] = sorted({*now.not_served, *entry.not_served})
+            if (now := hosted(entry, other)) is not None:
+                now.not_served[:] = sorted({*now.not_served, *entry.not_served})

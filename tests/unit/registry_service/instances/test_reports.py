@@ -89,6 +89,39 @@ async def test_a_provider_hosted_later_counts_as_a_newcomer(store):
     assert (await read(store)).provider(Api.API_INFERENCE, "p").revision > before.revision
 
 
+class Boundless(Draft):
+    """The planted bug: whatever has changed is said to be one commit."""
+
+    @property
+    def fits(self):
+        return True
+
+
+async def every_step_is_right(store, kind=Draft):
+    """A change of over 1 MiB is several commits, though few rows: at none does a host serve what it never did."""
+    names = [f"{n:04}{'x' * 200}" for n in range(3000)]
+    await update(store, lambda draft: reports.write(draft, instance("i"), [report(*names)]))
+    await update(store, lambda draft: reports.write(draft, instance("k"), [report(names[0])]))
+    start = await store.revision()
+    draft = await read(store, kind)
+    reports.write(draft, draft.instance("i"), [report(*names[:-1])])
+    last = await draft.commit(store)
+    for revision in range(start, last + 1):
+        [provider], _ = await records.read(store, records.PROVIDERS, records.provider, revision)
+        hosts, _ = await records.read(store, records.INSTANCES, records.instance, revision)
+        assert {h.instance_id for h in hosts if serves(provider, h, names[-1])} <= {"i"}
+    assert (await serving(store))["k"] == {names[0]}
+
+
+async def test_every_step_of_a_merge_of_many_bytes_is_right(store):
+    await every_step_is_right(store)
+
+
+async def test_the_check_sees_exceptions_that_are_given_up_too_early(store):
+    with pytest.raises(AssertionError, match="'k'"):
+        await every_step_is_right(store, Boundless)
+
+
 async def test_every_step_of_a_large_merge_is_right(store):
     """120 hosts do not fit into one commit: at no revision may a host seem to serve what it does not."""
     for n in range(120):
