@@ -24,6 +24,7 @@ class Draft:
         self._known = known
         self._ops: dict[str, Op] = {}
         self._changed: dict[str, Record | None] = {}
+        self._moved = frozenset[str]()  # keys that are written even if they are as before
 
     def providers(self) -> list[pb.Provider]:
         keys = {records.key_of(provider) for provider in self._known.providers()}
@@ -57,12 +58,16 @@ class Draft:
                 yield changed
 
     def put(self, record: pb.Provider | pb.Instance, *, always: bool = False) -> None:
-        """`always` writes a record that has not changed too, so that whoever has read it has to read again."""
+        """`always` writes a record that has not changed too, so that whoever has read it has to read again; also if it
+        is put once more without.
+        """
         key, value = records.key_of(record), records.encode(record)
         lease = record.lease_id if isinstance(record, pb.Instance) else 0
         before = self._known.get(key)
         self._ops.pop(key, None)
-        if always or before is None or records.encode(before) != value:
+        if always:
+            self._moved |= {key}
+        if key in self._moved or before is None or records.encode(before) != value:
             self._ops[key] = Put(key, value, lease)
         self._changed[key] = copy.deepcopy(record)
 

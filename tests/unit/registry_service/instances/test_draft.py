@@ -44,6 +44,19 @@ async def test_what_has_not_changed_is_not_written(store):
     assert await written(store, provider(position=1), always=True) == revision + 1
 
 
+async def test_what_is_always_written_is_written_though_others_put_it_too(store):
+    """Several instances' changes are one commit: one says hello, another one reports nothing new."""
+    revision = await written(store, provider(position=1))
+    draft = Draft(await known(store))
+    thrown_away = draft.fork()
+    thrown_away.put(provider(position=1), always=True)
+    draft.put(provider(position=1))
+    assert await draft.commit(store) == revision
+    draft.put(provider(position=1), always=True)
+    draft.put(provider(position=1))
+    assert await draft.commit(store) == revision + 1
+
+
 async def test_a_draft_shows_what_it_will_be(store):
     await written(store, provider("a"))
     draft = Draft(await known(store))
