@@ -80,7 +80,7 @@ async def running(config: Config, store: Store | None = None) -> AsyncGenerator[
         resolver = Resolver()
         registrations = Registrations(store, mirror, resolver)
         declared = Declared(config, store, mirror, drafts, resolver)
-        announce = Announce(store, drafts, config.registry.lease_ttl)
+        announce = Announce(store, mirror, drafts, config.registry.lease_ttl)
         streams = EndStreams()
 
         def add_services(server: grpc.aio.Server) -> None:

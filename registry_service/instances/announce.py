@@ -8,12 +8,13 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from registry_service import records
 from registry_service.instances import reports
 from registry_service.instances.draft import Draft
 from registry_service.instances.drafts import Drafts
+from registry_service.mirror.known import Known
+from registry_service.mirror.mirror import Mirror
 from registry_service.store import Store
-from stackmesh.errors import FailedPrecondition, InvalidField
+from stackmesh.errors import Conflict, FailedPrecondition, InvalidField
 from stackmesh.registry.v1 import announce_service_pb2 as pb, resources_pb2
 from stackmesh.registry.v1.announce_service_pb2_grpc import AnnounceServiceServicer
 
@@ -21,15 +22,16 @@ log = logging.getLogger(__name__)
 
 
 class Announce(AnnounceServiceServicer):
-    def __init__(self, store: Store, drafts: Drafts, lease_ttl: float) -> None:
+    def __init__(self, store: Store, mirror: Mirror, drafts: Drafts, lease_ttl: float) -> None:
         self._store = store
+        self._mirror = mirror
         self._drafts = drafts
         self._ttl = lease_ttl
 
     async def Announce(
         self, request_iterator: AsyncIterator[pb.AnnounceRequest], context: Any
     ) -> AsyncGenerator[pb.AnnounceResponse]:
-        instance_id, lease = "", 0
+        instance_id, lease, since = "", 0, 0
         requests = aiter(request_iterator)
         while (request := await self._next(requests)) is not None:
             event = request.WhichOneof("event")
@@ -38,11 +40,11 @@ class Announce(AnnounceServiceServicer):
             match event:
                 case "hello":
                     lease, revision = await self._hello(request.hello)
-                    instance_id = request.hello.instance_id
+                    instance_id, since = request.hello.instance_id, revision
                 case "served":
                     revision = await self._served(instance_id, lease, request.served)
                 case "beat":
-                    revision = await self._beat(lease)
+                    revision = await self._beat(instance_id, lease, since)
                 case "leave":
                     revision = await self._leave(instance_id, lease)
                 case _:
@@ -61,7 +63,9 @@ class Announce(AnnounceServiceServicer):
 
     async def _hello(self, hello: pb.Hello) -> tuple[int, int]:
         reports.check_hello(hello)
-        before, lease = await self._lease(hello)
+        known = await self._mirror.current()
+        reports.check_types(known, hello)  # who is refused does not live on by saying hello again and again
+        before, lease = await self._lease(known, hello)
         instance = resources_pb2.Instance(
             instance_id=hello.instance_id, address=hello.address, lease_id=lease, started_at=hello.started_at
         )
@@ -69,20 +73,28 @@ class Announce(AnnounceServiceServicer):
         ended: list[int] = []
 
         def change(draft: Draft) -> None:
+            row = draft.instance(hello.instance_id)
+            if row is not None and row.lease_id != before:  # its hello to another replica was faster
+                raise _forgotten(hello.instance_id)
             ended[:] = [before, *reports.take_over(draft, hello)]
             reports.write(draft, copy.deepcopy(instance), hello.providers)
 
-        revision = await self._drafts.update(change)
+        try:
+            revision = await self._drafts.update(change)
+        except (FailedPrecondition, Conflict):
+            if lease != before:
+                await self._store.revoke(lease)
+            raise
         for old in ended:
             if old not in (0, lease):
                 await self._store.revoke(old)
         log.info("%s is here: %s, %d providers", hello.instance_id, hello.address, len(hello.providers))
         return lease, revision
 
-    async def _lease(self, hello: pb.Hello) -> tuple[int, int]:
+    async def _lease(self, known: Known, hello: pb.Hello) -> tuple[int, int]:
         """The lease the instance's row has, and the one it shall have: the same one if the instance knows it."""
-        row = await self._store.get(records.instance_key(hello.instance_id))
-        before = row.lease if row is not None else 0
+        row = known.instance(hello.instance_id)
+        before = row.lease_id if row is not None else 0
         if before and before == hello.lease_id and await self._store.keep_alive(before):
             return before, before
         return before, await self._store.grant(self._ttl)
@@ -102,10 +114,22 @@ class Announce(AnnounceServiceServicer):
         log.info("%s: %s serves %d", instance_id, report.provider_id, len(report.provider_resource_ids))
         return revision
 
-    async def _beat(self, lease: int) -> int:
-        if not await self._store.keep_alive(lease):
-            raise _forgotten("the instance")
+    async def _beat(self, instance_id: str, lease: int, since: int) -> int:
+        if not await self._store.keep_alive(lease) or self._is_elsewhere(instance_id, lease, since):
+            raise _forgotten(instance_id)
         return 0
+
+    def _is_elsewhere(self, instance_id: str, lease: int, since: int) -> bool:
+        """Whether the instance's row is known not to be under its lease any more, since it was written.
+
+        Another replica may have got a hello of it that was long on its way, and have died before it could end the lease
+        that is beaten: the row would go, and the instance never hear of it. What is known may be old; that shows later.
+        """
+        known = self._mirror.known
+        if known is None or known.revision < since:
+            return False
+        row = known.instance(instance_id)
+        return row is None or row.lease_id != lease
 
     async def _leave(self, instance_id: str, lease: int) -> int:
         await self._store.revoke(lease)

@@ -10,6 +10,7 @@ from typing import Final
 
 from registry_service.instances import served
 from registry_service.instances.draft import Draft
+from registry_service.mirror.known import Known
 from registry_service.store import COMMIT_LIMIT
 from stackmesh import choices, names
 from stackmesh.errors import FailedPrecondition, InvalidField
@@ -66,6 +67,13 @@ def check_report(report: announce_pb.ServedReport) -> None:
         names.check_resource_name("failures.provider_resource_id", failure.provider_resource_id)
     if report.ByteSize() > SERVED_LIMIT:
         raise InvalidField("provider_resource_ids", f"take {report.ByteSize()} bytes, at most {SERVED_LIMIT} fit")
+
+
+def check_types(known: Known, hello: announce_pb.Hello) -> None:
+    """Raises FailedPrecondition when the YAML says that a provider is of another type, as `write` would."""
+    for report in hello.providers:
+        if (row := known.provider(report.api, report.provider_id)) is not None:
+            _check_type(row, report)
 
 
 def take_over(draft: Draft, hello: announce_pb.Hello) -> list[int]:
@@ -125,14 +133,17 @@ def _provider(draft: Draft, report: announce_pb.ServedReport) -> pb.Provider:
             position=AFTER_THE_YAML,
             source=pb.SOURCE_DISCOVERED,
         )
-    if row.provider_type != report.provider_type:
-        if row.source == pb.SOURCE_CONFIG:
-            raise FailedPrecondition(
-                f"the registry's YAML says that the provider {report.provider_id} is {row.provider_type}, "
-                f"this instance says {report.provider_type}: give both the same YAML"
-            )
-        row.provider_type = report.provider_type
+    _check_type(row, report)
+    row.provider_type = report.provider_type
     return row
+
+
+def _check_type(row: pb.Provider, report: announce_pb.ServedReport) -> None:
+    if row.provider_type != report.provider_type and row.source == pb.SOURCE_CONFIG:
+        raise FailedPrecondition(
+            f"the registry's YAML says that the provider {report.provider_id} is {row.provider_type}, "
+            f"this instance says {report.provider_type}: give both the same YAML"
+        )
 
 
 def _own(report: announce_pb.ServedReport, provider: pb.Provider, instance: pb.Instance) -> None:
