@@ -13,6 +13,7 @@ from stackmesh import headers
 from stackmesh.names import check_resource_name
 from stackmesh.registry.v1 import resources_pb2 as rows
 from stackmesh.routes import HOSTED_BY, Api, Method, ResourceType
+from stackmesh.serving import lacks
 
 Pairs = tuple[tuple[str, str], ...]
 """Metadata."""
@@ -86,12 +87,12 @@ class Hosting:
     def serves(self, provider_resource_id: str) -> bool:
         """Whether any of them serves what the provider serves."""
         return len(self.partial) < len(self.endpoints) or any(
-            provider_resource_id not in host.not_served for host in self.partial
+            not lacks(host, provider_resource_id) for host in self.partial
         )
 
     def serving(self, provider_resource_id: str) -> tuple[Endpoint, ...]:
         """Those that serve it. If all do it is always the same tuple: there may be 10,000 names of 1,000 instances."""
-        lacking = {host.endpoint for host in self.partial if provider_resource_id in host.not_served}
+        lacking = {host.endpoint for host in self.partial if lacks(host, provider_resource_id)}
         if not lacking:
             return self.endpoints
         return tuple([endpoint for endpoint in self.endpoints if endpoint not in lacking])
@@ -103,7 +104,7 @@ def hosting(key: ProviderKey, snapshot: Snapshot) -> Hosting:
     if found is None:
         hosts = snapshot.hosts(key)
         endpoints = tuple([host.endpoint for host in hosts])
-        found = Hosting(endpoints, tuple([host for host in hosts if host.not_served]))
+        found = Hosting(endpoints, tuple([host for host in hosts if host.not_served or host.serves_nothing]))
         snapshot.memo["hosting", key] = found
     return found
 

@@ -68,6 +68,7 @@ class Host(NamedTuple):
     """How an instance hosts a provider."""
 
     endpoint: Endpoint
+    serves_nothing: bool
     not_served: frozenset[str]
     problem: str
     failures: tuple[Failure, ...]
@@ -168,6 +169,7 @@ def _entry(instance: Instance) -> pb.Entry:
         rows.HostedProvider(
             api=api,
             provider_id=provider_id,
+            serves_nothing=host.serves_nothing,
             not_served=sorted(host.not_served),
             problem=host.problem,
             failures=[rows.Failure(**failure._asdict()) for failure in host.failures],
@@ -268,6 +270,7 @@ def _instance(row: rows.Instance) -> Instance:
     hosts = {
         (entry.api, intern(entry.provider_id)): Host(
             endpoint,
+            entry.serves_nothing,
             frozenset(entry.not_served),
             entry.problem,
             tuple(Failure(failure.provider_resource_id, failure.reason) for failure in entry.failures),

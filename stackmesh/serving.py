@@ -47,6 +47,8 @@ class Host(Protocol):
     """How one instance hosts a provider. pb.HostedProvider is one."""
 
     @property
+    def serves_nothing(self) -> bool: ...
+    @property
     def not_served(self) -> Container[str]: ...
     @property
     def problem(self) -> str: ...
@@ -62,12 +64,15 @@ def hosted(provider: pb.Provider | pb.HostedProvider, instance: pb.Instance) -> 
     return None
 
 
+def lacks(host: Host, provider_resource_id: str) -> bool:
+    """Whether the instance does not serve what its provider lists."""
+    return host.serves_nothing or provider_resource_id in host.not_served
+
+
 def serves(provider: pb.Provider, instance: pb.Instance, provider_resource_id: str) -> bool:
     """Whether this instance serves that resource of the provider."""
     entry = hosted(provider, instance)
-    return (
-        entry is not None and provider_resource_id in provider.served and provider_resource_id not in entry.not_served
-    )
+    return entry is not None and provider_resource_id in provider.served and not lacks(entry, provider_resource_id)
 
 
 def judge(
@@ -90,7 +95,7 @@ def verdict(resource: Routed, provider: Offer | None, hosts: Collection[Host]) -
     if provider is None:
         return _not_serving(f"no instance of the provider {resource.provider_id} is running, nor does the YAML name it")
     name = resource.provider_resource_id
-    if name in provider.served and any(name not in host.not_served for host in hosts):
+    if name in provider.served and any(not lacks(host, name) for host in hosts):
         return ServingState.SERVING_STATE_SERVING, ""
     if not hosts:
         return _not_serving(f"no instance of the provider {provider.provider_id} is running")

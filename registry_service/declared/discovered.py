@@ -123,11 +123,12 @@ def _served(provider: pb.Provider, hosts: Collection[pb.Instance]) -> Iterator[s
     lacking: set[str] | None = None
     for host in hosts:
         entry = hosted(provider, host)
-        lacks = set(entry.not_served) if entry is not None else set[str]()
-        lacking = lacks if lacking is None else lacking & lacks
+        if entry is None or entry.serves_nothing:
+            continue
+        lacking = set(entry.not_served) if lacking is None else lacking.intersection(entry.not_served)
         if not lacking:
             break
-    if lacking is not None:  # somebody hosts it
+    if lacking is not None:  # somebody serves something
         yield from (name for name in provider.served if name not in lacking and not name.startswith(RESERVED))
 
 

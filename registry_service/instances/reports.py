@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
 from typing import Final
 
 from registry_service.instances import served
@@ -94,26 +94,35 @@ def write(draft: Draft, instance: pb.Instance, reports: Sequence[announce_pb.Ser
     """
     before = draft.instance(instance.instance_id)
     changed: dict[str, pb.Instance] = {}
-    providers: list[pb.Provider] = []
+    providers: list[tuple[pb.Provider, bool]] = []
     for report in reports:
         provider = _provider(draft, report)
+        begins = _begins(report, provider, before)
         _own(report, provider, instance)
         if not _as_before(draft, report, provider, instance):
             _merge(draft, report, provider, instance, changed)
-        providers.append(provider)
+        providers.append((provider, begins))
 
     def put(target: Draft) -> None:
         # Others first: an exception to what the provider does not list yet is harmless, the lack of one is not.
         for other in changed.values():
             target.put(other)
-        for provider in providers:
-            # A new host has to be seen by whoever merges at the same time: the provider's row moves.
-            target.put(provider, always=before is None or hosted(provider, before) is None)
+        for provider, begins in providers:
+            # Whoever merges at the same time may know of no such host, or drop what it begins to serve: the row moves.
+            target.put(provider, always=begins)
         target.put(instance)
 
     if changed and not _fits(draft, put):
         _keep_exceptions(draft, changed)
     put(draft)
+
+
+def _begins(report: announce_pb.ServedReport, provider: pb.Provider, before: pb.Instance | None) -> bool:
+    """Whether the instance serves something of the provider's that it did not serve before."""
+    entry = hosted(provider, before) if before is not None else None
+    if entry is None or entry.serves_nothing:
+        return bool(report.provider_resource_ids)
+    return not set(provider.served).difference(entry.not_served).issuperset(report.provider_resource_ids)
 
 
 def _fits(draft: Draft, put: Callable[[Draft], None]) -> bool:
@@ -168,13 +177,12 @@ def _as_before(draft: Draft, report: announce_pb.ServedReport, provider: pb.Prov
     if not reported <= names:
         return False
     unserved = set(lacks)
-    for other in draft.hosts(provider.api, provider.provider_id):
+    for _, entry in _others(draft, provider, instance):
         if not unserved:
             break
-        if other.instance_id != instance.instance_id and (entry := hosted(provider, other)) is not None:
-            unserved.intersection_update(entry.not_served)
+        unserved.intersection_update(entry.not_served)
     if not unserved:
-        _entry(provider, instance).not_served[:] = sorted(lacks)
+        _except(provider, instance, lacks)
     return not unserved
 
 
@@ -186,21 +194,33 @@ def _merge(
     changed: dict[str, pb.Instance],
 ) -> None:
     """Changes the provider and the instance in place, and adds the other hosts to `changed`."""
-    for other in draft.hosts(provider.api, provider.provider_id):
-        if other.instance_id != instance.instance_id and other.instance_id not in changed:
+    others_lack: dict[str, set[str]] = {}
+    for other, entry in _others(draft, provider, instance):
+        others_lack[other.instance_id] = set(entry.not_served)
+        if other.instance_id not in changed:
             changed[other.instance_id] = copy.deepcopy(other)
-    entries = {i: entry for i, other in changed.items() if (entry := hosted(provider, other)) is not None}
-    merged = served.merge(
-        set(report.provider_resource_ids), set(provider.served), {i: set(e.not_served) for i, e in entries.items()}
-    )
+    merged = served.merge(set(report.provider_resource_ids), set(provider.served), others_lack)
     provider.served[:] = sorted(merged.names)
-    _entry(provider, instance).not_served[:] = sorted(merged.reporter_lacks)
-    for i, entry in entries.items():
-        entry.not_served[:] = sorted(merged.others_lack[i])
+    _except(provider, instance, merged.reporter_lacks)
+    for i, lacks in merged.others_lack.items():
+        _except(provider, changed[i], lacks)
 
 
-def _entry(provider: pb.Provider, instance: pb.Instance) -> pb.HostedProvider:
-    return next(e for e in instance.providers if (e.api, e.provider_id) == (provider.api, provider.provider_id))
+def _others(
+    draft: Draft, provider: pb.Provider, instance: pb.Instance
+) -> Iterator[tuple[pb.Instance, pb.HostedProvider]]:
+    """The other hosts that serve something. Who serves nothing has no exceptions, whatever the provider lists."""
+    for other in draft.hosts(provider.api, provider.provider_id):
+        entry = hosted(provider, other)
+        if other.instance_id != instance.instance_id and entry is not None and not entry.serves_nothing:
+            yield other, entry
+
+
+def _except(provider: pb.Provider, instance: pb.Instance, lacks: AbstractSet[str]) -> None:
+    """Let the instance serve what the provider lists, less what it lacks of it."""
+    if (entry := hosted(provider, instance)) is not None:
+        entry.serves_nothing = len(lacks) == len(provider.served)
+        entry.not_served[:] = () if entry.serves_nothing else sorted(lacks)
 
 
 def _keep_exceptions(draft: Draft, changed: dict[str, pb.Instance]) -> None:
@@ -208,5 +228,5 @@ def _keep_exceptions(draft: Draft, changed: dict[str, pb.Instance]) -> None:
     for instance_id, other in changed.items():
         before = draft.instance(instance_id)
         for entry in before.providers if before is not None else ():
-            if (now := hosted(entry, other)) is not None:
+            if (now := hosted(entry, other)) is not None and not now.serves_nothing:
                 now.not_served[:] = sorted({*now.not_served, *entry.not_served})

@@ -32,7 +32,7 @@ from stackmesh.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from stackmesh.registry.v1 import resources_pb2
 from stackmesh.resources import api_word
 from stackmesh.routes import HOSTED_BY, Api
-from stackmesh.serving import hosted
+from stackmesh.serving import hosted, lacks
 from stackmesh.transport import internal_channel
 
 log = logging.getLogger(__name__)
@@ -172,10 +172,10 @@ def _likeliest_first(provider: resources_pb2.Provider, name: str, known: Known) 
     """The live instances of a provider: those that serve the name, then those that serve the most."""
     listed = name in provider.served
 
-    def unlikely(instance: resources_pb2.Instance) -> tuple[bool, int, str]:
-        entry = hosted(provider, instance)
-        lacks = entry.not_served if entry is not None else ()
-        return not listed or name in lacks, len(lacks), instance.instance_id
+    def unlikely(instance: resources_pb2.Instance) -> tuple[bool, bool, int, str]:
+        entry = hosted(provider, instance) or resources_pb2.HostedProvider(serves_nothing=True)
+        away = not listed or lacks(entry, name)
+        return away, entry.serves_nothing, len(entry.not_served), instance.instance_id
 
     return sorted(known.hosts(provider.api, provider.provider_id).values(), key=unlikely)
 

@@ -21,6 +21,7 @@ Look = Callable[[str], tuple[pb.Provider | None, Hosts]]
 class _Host:
     """How an instance hosts the provider, quick to ask."""
 
+    serves_nothing: bool
     not_served: frozenset[str]
     problem: str
     failures: Sequence[pb.Failure]
@@ -35,7 +36,9 @@ class _Offer:
         self.provider_id = provider.provider_id
         self.served = frozenset(provider.served)
         entries = (hosted(provider, instance) for instance in hosts.values())
-        self.hosts = [_Host(frozenset(e.not_served), e.problem, e.failures) for e in entries if e is not None]
+        self.hosts = [
+            _Host(e.serves_nothing, frozenset(e.not_served), e.problem, e.failures) for e in entries if e is not None
+        ]
 
 
 class States:

@@ -652,15 +652,18 @@ class HostedProvider(_message.Message):
     NOT_SERVED_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    SERVES_NOTHING_FIELD_NUMBER: _builtins.int
     api: _routing_pb2.Api.ValueType
     """The provider's API."""
     provider_id: _builtins.str
     """The provider."""
     problem: _builtins.str
     """What is wrong with the provider's backend, as this instance sees it. Empty: nothing."""
+    serves_nothing: _builtins.bool
+    """Whether this instance serves nothing, whatever `Provider.served` lists: its backend is down, for example."""
     @_builtins.property
     def not_served(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What `Provider.served` lists and this instance does not serve."""
+        """What `Provider.served` lists and this instance does not serve. Empty if it serves nothing."""
 
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Failure]:
@@ -674,10 +677,11 @@ class HostedProvider(_message.Message):
         not_served: _abc.Iterable[_builtins.str] | None = ...,
         problem: _builtins.str = ...,
         failures: _abc.Iterable[Global___Failure] | None = ...,
+        serves_nothing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "failures", b"failures", "not_served", b"not_served", "problem", b"problem", "provider_id", b"provider_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api", b"api", "failures", b"failures", "not_served", b"not_served", "problem", b"problem", "provider_id", b"provider_id", "serves_nothing", b"serves_nothing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,7 +133,7 @@ async def test_what_is_served_follows_the_reports(registry):
             one.providers["local"].aliases.clear()
             await one.report("local", problem="the backend is down")
             hosted = {i: x.providers[0] for i, x in (await registry.instances()).items()}
-            assert list(hosted["i"].not_served) == ["llama-8b", "q"]
+            assert (hosted["i"].serves_nothing, list(hosted["i"].not_served)) == (True, [])
             assert hosted["i"].problem == "the backend is down"
             assert (await registry.get("llama")).serving_state == pb.SERVING_STATE_SERVING
             await two.say(leave={})

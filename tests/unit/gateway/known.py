@@ -36,8 +36,8 @@ def provider(name: str, *served: str, position: int = 0, source=r.SOURCE_CONFIG)
     return pb.Entry(key=f"provider/inference/{name}", provider=entry)
 
 
-def hosting(name: str, *, problem: str = "", not_served: tuple[str, ...] = ()) -> r.HostedProvider:
-    return r.HostedProvider(api=INFERENCE, provider_id=name, problem=problem, not_served=not_served)
+def hosting(name: str, *, problem: str = "", not_served: tuple[str, ...] = (), **fields) -> r.HostedProvider:
+    return r.HostedProvider(api=INFERENCE, provider_id=name, problem=problem, not_served=not_served, **fields)
 
 
 def instance(name: str, *hosted: r.HostedProvider | str, address: str = "") -> pb.Entry:

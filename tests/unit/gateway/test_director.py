@@ -37,6 +37,8 @@ def test_a_name_leads_to_those_who_serve_it():
 
 def test_an_instance_that_does_not_serve_it_is_left_out():
     assert direct(CHAT, "half", snapshot(*MESH)).endpoints == (Endpoint("one", "h:1"),)
+    down = instance("two", hosting("p", serves_nothing=True), address="h:2")
+    assert direct(CHAT, "chat", snapshot(*MESH, down)).endpoints == (Endpoint("one", "h:1"),)
 
 
 def test_it_is_decided_once_a_snapshot():

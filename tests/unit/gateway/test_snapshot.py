@@ -83,8 +83,9 @@ def test_its_entries_have_nothing_that_routing_does_not_need():
     entry.model.metadata.update({"secret": "hidden"})
     hosted = hosting("p", problem="cold", not_served=("x",))
     hosted.failures.append(rows.Failure(provider_resource_id="x", reason="no such file"))
-    kept = list(snapshot(entry, instance("i", hosted)).entries())
-    assert kept == [instance("i", hosted), model("m")]
+    down = hosting("q", serves_nothing=True)
+    kept = list(snapshot(entry, instance("i", hosted, down)).entries())
+    assert kept == [instance("i", hosted, down), model("m")]
 
 
 def test_what_was_worked_out_goes_with_the_snapshot():

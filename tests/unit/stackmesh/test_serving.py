@@ -16,8 +16,8 @@ def provider(*served, api=Api.API_INFERENCE):
     return pb.Provider(api=api, provider_id="p", served=served)
 
 
-def instance(*not_served, provider_id="p", api=Api.API_INFERENCE, problem=""):
-    entry = pb.HostedProvider(api=api, provider_id=provider_id, not_served=not_served, problem=problem)
+def instance(*not_served, provider_id="p", api=Api.API_INFERENCE, **fields):
+    entry = pb.HostedProvider(api=api, provider_id=provider_id, not_served=not_served, **fields)
     return pb.Instance(instance_id="i", providers=[entry])
 
 
@@ -27,6 +27,14 @@ def instance(*not_served, provider_id="p", api=Api.API_INFERENCE, problem=""):
         (MODEL, provider("r"), [instance()], SERVING, ""),
         (MODEL, provider("r"), [instance("r"), instance()], SERVING, ""),
         (MODEL, provider("r"), [instance("r")], NOT_SERVING, "the provider p does not serve r now"),
+        (
+            MODEL,
+            provider("r"),
+            [instance(serves_nothing=True, problem="down")],
+            NOT_SERVING,
+            "the provider p does not serve r now: down",
+        ),
+        (MODEL, provider("r"), [instance(serves_nothing=True), instance()], SERVING, ""),
         (MODEL, provider("x"), [instance()], NOT_SERVING, "the provider p does not serve r now"),
         (
             MODEL,
@@ -59,5 +67,6 @@ def test_the_reason_is_the_resources_own_before_the_backends():
 def test_one_instance_serves_or_does_not():
     assert serves(provider("r"), instance(), "r")
     assert not serves(provider("r"), instance("r"), "r")
+    assert not serves(provider("r"), instance(serves_nothing=True), "r")
     assert not serves(provider("r"), instance(), "x")
     assert not serves(provider("r"), instance(provider_id="q"), "r")

@@ -156,6 +156,16 @@ async def test_what_is_not_served_any_more_keeps_its_row(mesh):
     assert await mesh.state("a") == pb.SERVING_STATE_SERVING
 
 
+async def test_what_nobody_serves_who_is_left_is_not_registered(mesh):
+    await mesh.configure("p")
+    await mesh.serve("i", "p", "a")
+    await mesh.serve("j", "p")
+    await mesh.drafts.update(lambda draft: draft.delete(draft.instance("i")))
+    assert await mesh.follow() == {}
+    await mesh.serve("k", "p", "a")
+    assert await mesh.follow() == {"a": ("p", "discovered")}
+
+
 @pytest.mark.parametrize("now", [["!p"], ["other"]])
 async def test_rows_go_when_they_are_no_longer_wanted(mesh, now):
     await mesh.configure("p")

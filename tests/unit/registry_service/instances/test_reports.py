@@ -52,12 +52,14 @@ async def serving(store):
     }
 
 
-async def a_newcomer_is_seen(store, kind=Draft):
-    """While one instance reports a new name, another one says hello: neither may overlook the other."""
+async def a_newcomer_is_seen(store, kind=Draft, *, hosts_already=False):
+    """While one instance reports a new name, another one begins to serve: neither may overlook the other."""
     await update(store, lambda draft: reports.write(draft, instance("i"), [report("a")]))
+    if hosts_already:
+        await update(store, lambda draft: reports.write(draft, instance("k"), [report()]))
 
     one, other = await read(store, kind), await read(store, kind)
-    reports.write(other, instance("k"), [report("a")])
+    reports.write(other, other.instance("k") or instance("k"), [report("a")])
     await other.commit(store)
     reports.write(one, one.instance("i"), [report("a", "b")])
     try:
@@ -71,6 +73,10 @@ async def test_a_newcomer_is_seen_by_a_report_at_the_same_time(store):
     await a_newcomer_is_seen(store)
 
 
+async def test_who_served_nothing_is_seen_by_a_report_at_the_same_time(store):
+    await a_newcomer_is_seen(store, hosts_already=True)
+
+
 class Shortsighted(Draft):
     def put(self, record, *, always=False):
         super().put(record)
@@ -81,12 +87,41 @@ async def test_the_check_finds_a_newcomer_that_is_overlooked(store):
         await a_newcomer_is_seen(store, Shortsighted)
 
 
-async def test_a_provider_hosted_later_counts_as_a_newcomer(store):
-    await update(store, lambda draft: reports.write(draft, instance("i"), [report("a")]))
-    await update(store, lambda draft: reports.write(draft, instance("k"), []))
-    before = (await read(store)).provider(Api.API_INFERENCE, "p")
-    await update(store, lambda draft: reports.write(draft, draft.instance("k"), [report("a")]))
-    assert (await read(store)).provider(Api.API_INFERENCE, "p").revision > before.revision
+async def test_the_check_finds_one_that_served_nothing_and_is_overlooked(store):
+    with pytest.raises(AssertionError):
+        await a_newcomer_is_seen(store, Shortsighted, hosts_already=True)
+
+
+@pytest.mark.parametrize("before", [[], [report()], [report("b")]])
+async def test_whoever_begins_to_serve_a_name_moves_the_provider(store, before):
+    """For who merges at the same time may be about to drop the name, in one of several commits."""
+    await update(store, lambda draft: reports.write(draft, instance("i"), [report("a", "b")]))
+    await update(store, lambda draft: reports.write(draft, instance("k"), before))
+    row = (await read(store)).provider(Api.API_INFERENCE, "p")
+    for said, moves in ((report("a", "b"), True), (report("a", "b"), False), (report("b"), False), (report(), False)):
+        await update(store, lambda draft, said=said: reports.write(draft, draft.instance("k"), [said]))
+        last, row = row, (await read(store)).provider(Api.API_INFERENCE, "p")
+        assert (row.revision > last.revision) == moves
+
+
+async def test_a_backend_that_many_share_goes_away_and_comes_back_in_few_bytes(store):
+    names, hosts = [f"org/model-{n:04}" for n in range(500)], [f"i{n}" for n in range(12)]
+
+    async def size():
+        draft = await read(store)
+        [provider] = draft.providers()
+        return sum(row.ByteSize() for row in (provider, *draft.hosts(Api.API_INFERENCE, "p")))
+
+    for host in hosts:
+        await update(store, lambda draft, host=host: reports.write(draft, instance(host), [report(*names)]))
+    well = await size()
+    for said in ([], names):
+        for host in hosts:
+            await update(
+                store, lambda draft, host=host, said=said: reports.write(draft, instance(host), [report(*said)])
+            )
+            assert await size() < 1.1 * well
+    assert await serving(store) == {host: set(names) for host in hosts}
 
 
 class Boundless(Draft):

@@ -5,8 +5,8 @@ from stackmesh.routes import Api
 INFERENCE = Api.API_INFERENCE
 
 
-def instance(instance_id, *not_served, problem="", failures=()):
-    entry = pb.HostedProvider(api=INFERENCE, provider_id="p", not_served=not_served, problem=problem, failures=failures)
+def instance(instance_id, *not_served, **fields):
+    entry = pb.HostedProvider(api=INFERENCE, provider_id="p", not_served=not_served, **fields)
     return pb.Instance(instance_id=instance_id, providers=[entry])
 
 
@@ -27,6 +27,7 @@ def test_a_resource_is_judged_by_what_is_known_now():
             not_serving,
             "the provider p does not serve x now: the disk is full",
         )
+        assert state(states, provider, {"i": instance("i", serves_nothing=True)})[0] == not_serving
         assert state(states, provider, failed)[1].endswith("does not serve x now: no such file")
         assert state(states, provider, {**lacking, "j": instance("j")}) == (serving, "")
         assert state(states, provider, {}) == (not_serving, "no instance of the provider p is running")
