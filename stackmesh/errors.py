@@ -186,7 +186,14 @@ class Unavailable(MeshError): ...
 class RegistryUnreachable(Unavailable): ...
 
 
-class BackendUnreachable(Unavailable): ...
+class BackendUnreachable(Unavailable):
+    """`gone`: nothing listens there. Otherwise it may have been a moment's trouble."""
+
+    gone: bool = False
+
+    def __init__(self, message: str, *, gone: bool = False, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, metadata=metadata)
+        self.gone = gone
 
 
 class ShuttingDown(Unavailable): ...

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from stackmesh import names
 from stackmesh.backoff import Backoff
-from stackmesh.errors import InvalidField, MeshError, clip
+from stackmesh.errors import (
+    BackendUnreachable,
+    InvalidField,
+    MeshError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    clip,
+)
 from stackmesh.providers import Provider
 from stackmesh.registry.v1.announce_service_pb2 import ServedReport
 from stackmesh.registry.v1.resources_pb2 import Failure
@@ -24,6 +33,10 @@ log = logging.getLogger(__name__)
 LIST_TIMEOUT: Final = 5.0
 LIST_INTERVAL: Final = 5.0
 """Seconds between two questions to a provider about what it serves."""
+FAILING_SECONDS: Final = 10.0
+"""For so long a provider may fail to say what it serves: the third failure in a row means that it serves nothing."""
+REWORDING_SECONDS: Final = 60.0
+"""So often at most a problem that stands is told in other words: they may have the id of a request, or the time."""
 
 FAILURES_LIMIT: Final = 100
 REASON_LIMIT: Final = 300
@@ -36,13 +49,24 @@ Tell = Callable[[ServedReport], Awaitable[None]]
 class HostedProvider:
     """An open provider, with what it was last known to serve."""
 
-    def __init__(self, api: Api.ValueType, provider_id: str, provider_type: str, provider: Provider) -> None:
+    def __init__(
+        self,
+        api: Api.ValueType,
+        provider_id: str,
+        provider_type: str,
+        provider: Provider,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.provider_id = provider_id
         self.provider = provider
         self._empty = ServedReport(api=api, provider_id=provider_id, provider_type=provider_type)
         self._loading: set[str] = set()
         self._failed: dict[str, str] = {}
+        self._clock = clock
+        self._failing_since: float | None = None
         self._last: ServedReport | None = None
+        self._last_at = 0.0
         self._served: frozenset[str] = frozenset()
         self._wanted = asyncio.Event()  # somebody wants it to be asked at once
         self._asking = 0
@@ -51,7 +75,7 @@ class HostedProvider:
 
     @property
     def last(self) -> ServedReport | None:
-        """What it said when it was last asked; None before the first time."""
+        """What it said when it was last asked, but for the wording of a problem; None before the first time."""
         return self._last
 
     def serves(self, name: str) -> bool:
@@ -137,16 +161,22 @@ class HostedProvider:
     async def refresh(self) -> ServedReport | None:
         """Ask what it serves; the report, if it is not as before."""
         report = await self.ask()
-        if report == self._last:
+        if report == self._last or self._is_reworded(report):
             return None
-        self._last, self._served = report, frozenset(report.provider_resource_ids)
+        self._last, self._served, self._last_at = report, frozenset(report.provider_resource_ids), self._clock()
         return report
 
-    async def ask(self) -> ServedReport:
-        """What it serves now, or what is wrong with its backend.
+    def _is_reworded(self, report: ServedReport) -> bool:
+        """Whether it is what was told not long ago, but for the wording of a problem."""
+        if self._last is None or not (report.problem and self._last.problem):
+            return False
+        same = ServedReport()
+        same.CopyFrom(report)
+        same.problem = self._last.problem
+        return same == self._last and self._clock() - self._last_at < REWORDING_SECONDS
 
-        A backend that is slow to say it may only be busy: what it served before counts until it says otherwise.
-        """
+    async def ask(self) -> ServedReport:
+        """What it serves now, and what is wrong with its backend."""
         report = ServedReport()
         report.CopyFrom(self._empty)
         try:
@@ -155,17 +185,33 @@ class HostedProvider:
             report.provider_resource_ids.extend(filter(_can_travel, served))
             if len(report.provider_resource_ids) < len(served):
                 report.problem = "some of what the backend serves has a name that cannot be registered"
+            self._failing_since = None
         except MeshError as error:
             report.problem = error.message
-        except TimeoutError:
+            report.provider_resource_ids.extend(self._still_served(error))
+        except TimeoutError as error:
             report.problem = f"the backend did not say within {LIST_TIMEOUT:g} s what it serves"
-            if self._last is not None:
-                report.provider_resource_ids.extend(self._last.provider_resource_ids)
-        except Exception:
+            report.provider_resource_ids.extend(self._still_served(error))
+        except Exception as error:
             log.exception("provider %s could not be asked what it serves", self.provider_id)
             report.problem = "the provider failed when asked what it serves; its log has more"
+            report.provider_resource_ids.extend(self._still_served(error))
         report.failures.extend(self._failures())
         return report
+
+    def _still_served(self, error: Exception) -> Sequence[str]:
+        """What counts as served though it could not say so: what it served before, unless it is not there or keeps
+        failing. One that says it is busy is there.
+        """
+        now = self._clock()
+        if isinstance(error, ResourceExhausted):
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = now
+        lasts = self._failing_since is not None and now - self._failing_since >= FAILING_SECONDS
+        if self._last is None or lasts or _is_gone(error):
+            return ()
+        return self._last.provider_resource_ids
 
     def _failures(self) -> Iterator[Failure]:
         """What failed comes before what is only loading, if there is no room for all."""
@@ -175,6 +221,13 @@ class HostedProvider:
 
     def __repr__(self) -> str:
         return f"<HostedProvider {self.provider_id} [{len(self._served)} served, {len(self._failed)} failed]>"
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether whoever asks again would hear the same, until somebody does something about it."""
+    return isinstance(error, Unauthenticated | PermissionDenied) or (
+        isinstance(error, BackendUnreachable) and error.gone
+    )
 
 
 def _can_travel(name: str) -> bool:

@@ -60,7 +60,11 @@ class Provider(Protocol):
         ...
 
     async def list_served(self) -> Sequence[str]:
-        """What can be called now, by the provider's own names. Raises Unavailable when a backend cannot be reached."""
+        """What can be called now, by the provider's own names.
+
+        Raises Unavailable when a backend cannot be reached; BackendUnreachable with `gone` when it is certain that it
+        is not there.
+        """
         ...
 
 

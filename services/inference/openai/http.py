@@ -197,7 +197,8 @@ class Http:
             case aiohttp.ClientSSLError():
                 return BackendUnreachable(f"{host} offers no TLS that can be trusted: {_reason(error)}")
             case aiohttp.ClientConnectorError():
-                return BackendUnreachable(f"{host} cannot be reached: {_reason(error)}")
+                gone = not isinstance(error, aiohttp.ClientConnectorDNSError)  # those fail and come back
+                return BackendUnreachable(f"{host} cannot be reached: {_reason(error)}", gone=gone)
             case aiohttp.ClientResponseError():
                 return BackendUnreachable(f"{host} does not speak HTTP as expected")
             case _:

@@ -5,8 +5,23 @@ from contextlib import suppress
 
 import pytest
 
-from stackmesh.errors import BackendUnreachable, ProviderNotFound
-from stackmesh.hosted import FAILURES_LIMIT, LOADING, REASON_LIMIT, HostedProvider
+from stackmesh.errors import (
+    BackendPermissionDenied,
+    BackendUnauthenticated,
+    BackendUnreachable,
+    Internal,
+    ProviderNotFound,
+    QueueFull,
+    RateLimited,
+)
+from stackmesh.hosted import (
+    FAILING_SECONDS,
+    FAILURES_LIMIT,
+    LOADING,
+    REASON_LIMIT,
+    REWORDING_SECONDS,
+    HostedProvider,
+)
 from stackmesh.hosting import HostedProviders, Hosting
 from stackmesh.provider.v1 import provider_service_pb2 as pb
 from stackmesh.providers import Wanted
@@ -96,17 +111,99 @@ async def test_a_name_that_could_not_travel_hides_none_of_the_others():
     assert "cannot be registered" in report.problem
 
 
-async def test_a_backend_that_is_slow_to_say_still_serves_what_it_served():
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def watched(provider):
+    """A provider, and the clock by which its failures are judged."""
+    clock = Clock()
+    return HostedProvider(Api.API_INFERENCE, "a", "remote::fixed", provider, clock=clock), clock
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        TimeoutError(),
+        BackendUnreachable("h:1 answered 503"),
+        BackendUnreachable("h:1 closed the connection before its answer was complete"),
+        Internal("h:1 answered 500"),
+        ValueError("a bug"),
+    ],
+)
+async def test_a_backend_that_fails_to_say_serves_what_it_served_until_it_has_failed_for_a_while(failure):
     provider = Fixed(["x"])
-    hosted = hosting(a=provider)
-    await hosted.refresh()
-    provider.failure = TimeoutError()
-    (report,) = await hosted.refresh()
-    assert list(report.provider_resource_ids) == ["x"]
-    assert "did not say within" in report.problem
-    provider.failure = BackendUnreachable("gone")
-    (report,) = await hosted.refresh()
-    assert list(report.provider_resource_ids) == []
+    one, clock = watched(provider)
+    for _ in range(2):  # what was forgiven once is forgiven again
+        await one.refresh()
+        provider.failure = failure
+        begun = clock.now
+        for seconds in (0, FAILING_SECONDS / 2, FAILING_SECONDS - 0.1):
+            clock.now = begun + seconds
+            await one.refresh()
+            assert list(one.last.provider_resource_ids) == ["x"]
+            assert one.last.problem
+        clock.now = begun + FAILING_SECONDS
+        await one.refresh()
+        assert list(one.last.provider_resource_ids) == []
+        provider.failure = None
+        await one.refresh()
+        assert (list(one.last.provider_resource_ids), one.last.problem) == (["x"], "")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        BackendUnreachable("h:1 cannot be reached: connection refused", gone=True),
+        BackendUnauthenticated("h:1 answered 401"),
+        BackendPermissionDenied("h:1 answered 403"),
+    ],
+)
+async def test_a_backend_that_is_not_there_serves_nothing_at_once(failure):
+    provider = Fixed(["x"])
+    one, _ = watched(provider)
+    await one.refresh()
+    provider.failure = failure
+    await one.refresh()
+    assert (list(one.last.provider_resource_ids), one.last.problem) == ([], failure.message)
+    provider.failure = BackendUnreachable("h:1 answered 503")  # it is starting
+    await one.refresh()
+    assert list(one.last.provider_resource_ids) == []
+
+
+@pytest.mark.parametrize("failure", [RateLimited("h:1 answered 429"), QueueFull("busy")])
+async def test_a_backend_that_is_busy_is_there(failure):
+    provider = Fixed(["x"])
+    one, clock = watched(provider)
+    await one.refresh()
+    provider.failure = failure
+    for _ in range(5):
+        clock.now += FAILING_SECONDS
+        await one.refresh()
+        assert (list(one.last.provider_resource_ids), one.last.problem) == (["x"], failure.message)
+
+
+async def test_a_problem_in_other_words_is_told_now_and_then():
+    provider = Fixed()
+    one, clock = watched(provider)
+
+    async def told(words):
+        provider.failure = Internal(f"h:1 answered 500: {words}")
+        report = await one.refresh()
+        return report and report.problem.rpartition(" ")[2]
+
+    assert await told("req-1") == "req-1"
+    assert [await told(f"req-{n}") for n in range(2, 20)] == [None] * 18
+    clock.now += REWORDING_SECONDS
+    assert await told("req-20") == "req-20"
+    assert await told("req-21") is None
+    one.failed("m", "no room")  # something else is new
+    assert await told("req-22") == "req-22"
+    provider.failure = None
+    assert (await one.refresh()).problem == ""
 
 
 async def test_cancelling_the_question_is_no_answer():

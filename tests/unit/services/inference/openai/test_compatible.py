@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,8 +17,10 @@ from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.http import Endpoint, Http
 from stackmesh import errors
 from stackmesh.common.v1 import content_pb2
+from stackmesh.hosted import HostedProvider
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
+from stackmesh.routes import Api
 from tests.fakes.openai_server import (
     CUT,
     DONE,
@@ -532,6 +534,52 @@ async def test_a_listing_of_another_form_is_internal(provider: Provider, server:
     server.listing = reply
     with pytest.raises(errors.Internal):
         await provider.list_served()
+
+
+async def asked_anew(provider: Provider, hosted: HostedProvider) -> tuple[Sequence[str], str]:
+    """What counts as served, and the problem, once the server was asked again: for a name that may be new."""
+    with suppress(errors.MeshError):
+        await provider.resolve(Wanted(provider_resource_id="nowhere"))
+    await hosted.refresh()
+    assert hosted.last is not None
+    return hosted.last.provider_resource_ids, hosted.last.problem
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        (failing(429, {}), "answered 429"),
+        (failing(500, {}), "answered 500"),
+        (failing(502, b"<html>"), "answered 502"),
+        (failing(503, {}), "answered 503"),
+        (streaming(CUT), "closed the connection"),
+        (streaming(STALL), "was silent"),
+    ],
+)
+async def test_one_listing_that_fails_takes_no_model_away(server: OpenAIServer, reply: Reply, problem: str) -> None:
+    async with Provider(server.url, read_timeout=0.2) as provider:
+        hosted = HostedProvider(Api.API_INFERENCE, "p", "remote::any", provider)
+        assert await asked_anew(provider, hosted) == (["fake-model"], "")
+        server.listing = reply
+        served, said = await asked_anew(provider, hosted)
+        assert (list(served), problem in said) == (["fake-model"], True)
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [(401, "answered 401"), (403, "answered 403"), (None, "cannot be reached: connection refused")],
+)
+async def test_a_server_that_knows_us_not_or_is_gone_serves_nothing_at_once(status: int | None, problem: str) -> None:
+    async with AsyncExitStack() as stopping:
+        server = await stopping.enter_async_context(OpenAIServer())
+        async with Provider(server.url) as provider:
+            hosted = HostedProvider(Api.API_INFERENCE, "p", "remote::any", provider)
+            assert await asked_anew(provider, hosted) == (["fake-model"], "")
+            if status is None:
+                await stopping.aclose()
+            else:
+                server.listing = failing(status, {})
+            assert await asked_anew(provider, hosted) == ([], f"{server.host} {problem}")
 
 
 async def test_a_listing_that_failed_is_not_asked_for_again_at_once(server: OpenAIServer) -> None:
