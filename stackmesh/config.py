@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_arg
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError
 
-from stackmesh import names
+from stackmesh import limits, names
 from stackmesh.errors import InvalidField
 from stackmesh.routes import HOSTED_BY, Api, ResourceType
 
@@ -75,6 +75,10 @@ def _id(value: object) -> object:
     return _named(names.check_id, value)
 
 
+def _provider_type(value: object) -> object:
+    return _named(names.check_provider_type, value)
+
+
 def _named(check: Any, value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(_TEXT)  # noqa: TRY004 -- what pydantic takes for a problem of the value
@@ -95,6 +99,7 @@ Address = Annotated[str, BeforeValidator(_address)]
 Addresses = Annotated[str, BeforeValidator(_addresses)]
 ResourceName = Annotated[str, BeforeValidator(_resource_name)]
 Id = Annotated[str, BeforeValidator(_id)]
+ProviderType = Annotated[str, BeforeValidator(_provider_type)]
 
 
 class RegistryConfig(Frozen):
@@ -136,7 +141,7 @@ class ServicesConfig(Frozen):
 
 class ProviderConfig(Frozen):
     provider_id: Id
-    provider_type: str = Field(pattern=r"^(inline|remote)::[a-z0-9][a-z0-9:-]*$")
+    provider_type: ProviderType
     config: Mapping[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """What the provider type's own model accepts. The process that hosts the provider checks it."""
     auto_register: bool = False
@@ -350,9 +355,12 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"gateway.address: {config.gateway.address} is the registry's too; each needs its own"
     for api in Api.values():
         ids = [provider.provider_id for provider in config.providers.of(api)]
+        where = f"providers.{Api.Name(api)[4:].lower()}"
+        if len(ids) > limits.PROVIDERS:
+            yield f"{where}: has {len(ids)} entries; one process hosts them all, and can announce {limits.PROVIDERS}"
         for index, provider_id in enumerate(ids):
             if provider_id in ids[:index]:
-                yield f"providers.{Api.Name(api)[4:].lower()}[{index}].provider_id: {provider_id} is there twice"
+                yield f"{where}[{index}].provider_id: {provider_id} is there twice"
     if config.registry.listen is None and "," in config.registry.address:
         yield "registry.listen: is required when registry.address names several replicas"
     for section, declarations in declared(config).items():

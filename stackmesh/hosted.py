@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from stackmesh import names
+from stackmesh import limits, names
 from stackmesh.backoff import Backoff
 from stackmesh.errors import (
     BackendUnreachable,
@@ -38,9 +38,6 @@ FAILING_SECONDS: Final = 10.0
 REWORDING_SECONDS: Final = 60.0
 """So often at most a problem that stands is told in other words: they may have the id of a request, or the time."""
 
-FAILURES_LIMIT: Final = 100
-REASON_LIMIT: Final = 300
-"""Bytes of a reason."""
 LOADING: Final = "it is being loaded"
 
 Tell = Callable[[ServedReport], Awaitable[None]]
@@ -216,8 +213,8 @@ class HostedProvider:
     def _failures(self) -> Iterator[Failure]:
         """What failed comes before what is only loading, if there is no room for all."""
         reasons = [*sorted(self._failed.items()), *((name, LOADING) for name in sorted(self._loading))]
-        for name, reason in reasons[:FAILURES_LIMIT]:
-            yield Failure(provider_resource_id=name, reason=clip(reason, REASON_LIMIT))
+        for name, reason in reasons[: limits.FAILURES]:
+            yield Failure(provider_resource_id=name, reason=clip(reason, limits.REASON))
 
     def __repr__(self) -> str:
         return f"<HostedProvider {self.provider_id} [{len(self._served)} served, {len(self._failed)} failed]>"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 import ipaddress
-import re
 from collections.abc import Callable, Iterator, Sequence, Set as AbstractSet
 from typing import Final
 
 from registry_service.instances import served
 from registry_service.instances.draft import Draft
 from registry_service.mirror.known import Known
-from registry_service.store import COMMIT_LIMIT
-from stackmesh import choices, names
-from stackmesh.errors import FailedPrecondition, InvalidField
+from stackmesh import choices, limits, names
+from stackmesh.errors import FailedPrecondition, InvalidField, clip
 from stackmesh.registry.v1 import announce_service_pb2 as announce_pb, resources_pb2 as pb
 from stackmesh.routes import Api
 from stackmesh.serving import hosted
@@ -21,17 +19,10 @@ from stackmesh.serving import hosted
 AFTER_THE_YAML: Final = 1 << 16
 """The position of providers that only an instance names: never an API's default while the YAML has one."""
 
-_OWN: Final = 2
-"""Changes beside those of providers and other hosts: the instance, and one that was at its address."""
-PROVIDERS_LIMIT: Final = COMMIT_LIMIT - _OWN
 SERVED_LIMIT: Final = 1024 * 1024
 """Bytes of one report. etcd refuses requests over 1.5 MiB."""
-FAILURES_LIMIT: Final = 100
-REASON_LIMIT: Final = 300
-"""Bytes of one failure's reason."""
 _PROBLEM_LIMIT: Final = 500
-
-_TYPE: Final = re.compile(r"(inline|remote)::[a-z0-9][a-z0-9:-]{0,62}")
+"""Bytes."""
 
 
 def check_hello(hello: announce_pb.Hello) -> None:
@@ -45,8 +36,8 @@ def check_hello(hello: announce_pb.Hello) -> None:
         valid = False
     if not valid:
         raise InvalidField("address", "must be IP:port")
-    if len(hello.providers) > PROVIDERS_LIMIT:
-        raise InvalidField("providers", f"has {len(hello.providers)} entries, at most {PROVIDERS_LIMIT} are allowed")
+    if len(hello.providers) > limits.PROVIDERS:
+        raise InvalidField("providers", f"has {len(hello.providers)} entries, at most {limits.PROVIDERS} are allowed")
     seen: set[tuple[int, str]] = set()
     for report in hello.providers:
         check_report(report)
@@ -59,8 +50,7 @@ def check_report(report: announce_pb.ServedReport) -> None:
     """Raises InvalidField."""
     choices.check("api", report.api, Api)
     names.check_id("provider_id", report.provider_id)
-    if not _TYPE.fullmatch(report.provider_type):
-        raise InvalidField("provider_type", "must be inline::NAME or remote::NAME")
+    names.check_provider_type("provider_type", report.provider_type)
     for name in report.provider_resource_ids:
         names.check_resource_name("provider_resource_ids", name)
     for failure in report.failures:
@@ -160,10 +150,10 @@ def _own(report: announce_pb.ServedReport, provider: pb.Provider, instance: pb.I
     own = hosted(provider, instance)
     if own is None:
         own = instance.providers.add(api=report.api, provider_id=report.provider_id)
-    own.problem = report.problem[:_PROBLEM_LIMIT]
+    own.problem = clip(report.problem, _PROBLEM_LIMIT)
     del own.failures[:]
-    for failure in report.failures[:FAILURES_LIMIT]:
-        reason = failure.reason.encode()[:REASON_LIMIT].decode(errors="ignore")
+    for failure in report.failures[: limits.FAILURES]:
+        reason = clip(failure.reason, limits.REASON)
         own.failures.add(provider_resource_id=failure.provider_resource_id, reason=reason)
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from stackmesh import limits
 from stackmesh.errors import (
     BackendPermissionDenied,
     BackendUnauthenticated,
@@ -16,9 +17,7 @@ from stackmesh.errors import (
 )
 from stackmesh.hosted import (
     FAILING_SECONDS,
-    FAILURES_LIMIT,
     LOADING,
-    REASON_LIMIT,
     REWORDING_SECONDS,
     HostedProvider,
 )
@@ -301,13 +300,13 @@ async def test_a_report_says_what_is_loading_and_what_failed():
 
 async def test_reasons_are_bounded_and_failures_come_first():
     one = hosting(a=Fixed()).hosted("a")
-    for number in range(FAILURES_LIMIT):
+    for number in range(limits.FAILURES):
         one.loading(f"a-{number:03}")
     one.failed("z", "é" * 400)
     report = await one.ask()
-    assert len(report.failures) == FAILURES_LIMIT
+    assert len(report.failures) == limits.FAILURES
     assert report.failures[0].provider_resource_id == "z"
-    assert len(report.failures[0].reason.encode()) <= REASON_LIMIT
+    assert len(report.failures[0].reason.encode()) <= limits.REASON
 
 
 # Resolve

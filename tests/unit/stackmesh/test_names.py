@@ -31,6 +31,19 @@ def test_bad_ids(name):
         names.check_id("provider_id", name)
 
 
+@pytest.mark.parametrize("name", ["inline::echo", "remote::vllm", "inline::meta-reference::x", "remote::" + "a" * 63])
+def test_good_provider_types(name):
+    assert names.check_provider_type("provider_type", name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "echo", "local::echo", "inline::", "inline::Echo", "inline::a\n", "inline::" + "a" * 64]
+)
+def test_bad_provider_types(name):
+    with pytest.raises(InvalidField, match="provider_type must be inline::NAME or remote::NAME"):
+        names.check_provider_type("provider_type", name)
+
+
 def test_the_meshs_own_names_are_kept_for_it():
     for name in ("stackmesh/gateway", "stackmesh/"):
         with pytest.raises(InvalidField, match="model_id begins with stackmesh/, which is kept for the mesh itself"):

@@ -10,6 +10,7 @@ from registry_service.mirror.known import Known
 from registry_service.mirror.source import StoreSource
 from registry_service.sqlite.store import SqliteStore
 from registry_service.store import Row
+from stackmesh import limits
 from stackmesh.errors import Conflict, InvalidField
 from stackmesh.registry.v1 import announce_service_pb2, resources_pb2 as pb
 from stackmesh.routes import Api
@@ -209,7 +210,7 @@ async def hello(store, instance_id, port, *said, kind=Draft):
 
 async def one_stands_at_an_address(store, kind=Draft):
     """A process that gets the port of a dead one is alone there from its first revision on, whatever it hosts."""
-    said = [report("a", provider_id=f"p{n}") for n in range(reports.PROVIDERS_LIMIT)]
+    said = [report("a", provider_id=f"p{n}") for n in range(limits.PROVIDERS)]
     await hello(store, "other", 2, report("a"), kind=kind)
     _, lease, _ = await hello(store, "old", 1, *said, kind=kind)
     before = await store.revision()
@@ -241,7 +242,7 @@ async def test_what_could_not_be_loaded_is_kept_within_limits(store):
     await update(store, lambda draft: reports.write(draft, instance("i"), [said]))
     [entry] = (await read(store)).instance("i").providers
     assert [f.provider_resource_id for f in entry.failures] == [f"m{n}" for n in range(100)]
-    assert {f.reason for f in entry.failures} == {"ä" * 150}
+    assert {f.reason for f in entry.failures} == {"ä" * 148 + "..."}
     await update(store, lambda draft: reports.write(draft, draft.instance("i"), [report("a")]))
     assert not (await read(store)).instance("i").providers[0].failures
 
