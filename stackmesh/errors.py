@@ -336,7 +336,6 @@ _DETAIL_TYPES: Final = (
     error_details_pb2.ErrorInfo,
     error_details_pb2.RetryInfo,
     error_details_pb2.BadRequest,
-    error_details_pb2.ResourceInfo,
 )
 
 
