@@ -186,7 +186,6 @@ def look_for_trouble(machine, examples, *, control=False):
         derandomize=control,
         phases=[Phase.generate, *([] if control else [Phase.shrink])],
         stateful_step_count=30,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

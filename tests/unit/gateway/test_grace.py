@@ -227,7 +227,7 @@ async def check_equals_a_list(kind: type[Grace], batches, listed_after: int, wit
 
 
 @given(BATCHES, st.integers(0, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_is_told_when_the_grace_is_over_it_equals_a_list(batches, listed_after):
     asyncio.run(check_equals_a_list(Grace, batches, listed_after))
 

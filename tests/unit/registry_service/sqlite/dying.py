@@ -28,8 +28,8 @@ UNLIMITED = resource.RLIM_INFINITY
 class Good(SqliteStore):
     """With a checkpoint every few pages instead of every 1,000."""
 
-    def _open(self):
-        log = super()._open()
+    def _open(self, lock):
+        log = super()._open(lock)
         log._db.execute("PRAGMA wal_autocheckpoint = 8")
         return log
 
@@ -37,18 +37,19 @@ class Good(SqliteStore):
 class Unjournaled(SqliteStore):
     """Writes over what is there at once."""
 
-    def _open(self):
-        log = super()._open()
+    def _open(self, lock):
+        log = super()._open(lock)
         log._db.execute("PRAGMA journal_mode = OFF")
+        self._files = sqlite_file.identity(self._path)  # it has no log any more, and does not miss it
         return log
 
 
 class Gradual(Good):
     """Makes its file in several transactions."""
 
-    def _open(self):
+    def _open(self, lock):
         sqlite_file._SCHEMA = f"COMMIT; {sqlite_file._SCHEMA} BEGIN;"
-        return super()._open()
+        return super()._open(lock)
 
 
 def rows(revision):

@@ -50,7 +50,7 @@ def read(tmp_path, text) -> backup.Backup:
 
 
 # The folder is made once for all examples; each overwrites the file.
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(NAMES, st.dictionaries(TEXT, VALUES, max_size=3), BANKS), max_size=3, unique_by=lambda x: x[0])
 )
