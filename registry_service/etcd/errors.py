@@ -82,6 +82,11 @@ def silent(address: str) -> RegistryUnreachable:
     return RegistryUnreachable(_at(address, "it does not answer"))
 
 
+def confused(address: str) -> RegistryUnreachable:
+    """A member that says what nobody asked for."""
+    return RegistryUnreachable(_at(address, "it tells a watch what another one asked for"))
+
+
 def unconnected(address: str) -> Unsent:
     """A member with which a connection neither comes about nor fails."""
     return Unsent(_at(address, "connecting takes too long"))

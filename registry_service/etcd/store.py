@@ -1,12 +1,4 @@
-"""A store in an etcd cluster, for any number of registry processes.
-
-    PREFIX/keys/KEY    what the store holds
-    PREFIX/head        put by every commit
-    PREFIX/id          which store this is
-
-The revision that last wrote `head` is that of the last commit, whatever other meshes write into the same etcd; and a
-watch of PREFIX/ comes to it by an event.
-"""
+"""A store in an etcd cluster, for any number of registry processes."""
 
 from __future__ import annotations
 
@@ -21,10 +13,11 @@ from typing import Final, Self
 from registry_service.etcd import wire
 from registry_service.etcd.client import LIMIT, Client
 from registry_service.etcd.errors import Refused, silent
+from registry_service.etcd.layout import Layout
 from registry_service.etcd.leases import KeepAlives
 from registry_service.etcd.url import Location
-from registry_service.etcd.watch import Change, Watch
-from registry_service.store import Commit, Delete, Op, Page, Put, Row, check
+from registry_service.etcd.watch import Watch
+from registry_service.store import Commit, Op, Page, Put, Row, check
 from stackmesh.errors import Conflict, MeshError, RevisionGone
 from stackmesh.etcd.v1 import etcd_pb2 as pb
 from stackmesh.process import StartError
@@ -42,10 +35,7 @@ class EtcdStore:
     def __init__(self, location: Location, *, limit: float = LIMIT, silence: float = SILENCE) -> None:
         """A call takes at most `limit` seconds; a watch speaks after `silence` of them."""
         self._location = location
-        self._root = location.prefix.encode() + b"/"
-        self._keys = self._root + b"keys/"
-        self._head = self._root + b"head"
-        self._id = self._root + b"id"
+        self._layout = Layout(location.prefix)
         self._silence = silence
         self._client = Client(location, limit=limit)
         self._keep_alives = KeepAlives(self._client)
@@ -64,29 +54,29 @@ class EtcdStore:
 
     async def store_id(self) -> str:
         async with self._in_time():
-            answer = await self._read(self._id)
+            answer = await self._read(self._layout.id)
             while not answer.kvs:
-                new = wire.put(self._id, uuid.uuid4().hex.encode())
-                await self._txn([wire.written_at(self._id, 0)], [new], [], repeatable=True)
-                answer = await self._read(self._id)
+                new = wire.put(self._layout.id, uuid.uuid4().hex.encode())
+                await self._txn([wire.written_at(self._layout.id, 0)], [new], repeatable=True)
+                answer = await self._read(self._layout.id)
             return f"{answer.kvs[0].value.decode()}-{answer.header.cluster_id:x}"
 
     async def revision(self) -> int:
-        return _revision(await self._read(self._head))
+        return _revision(await self._read(self._layout.head))
 
     async def get(self, key: str) -> Row | None:
-        answer = await self._read(self._key(key))
-        return self._row(answer.kvs[0]) if answer.kvs else None
+        answer = await self._read(self._layout.key(key))
+        return self._layout.row(answer.kvs[0]) if answer.kvs else None
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 500, revision: int | None = None) -> Page:
         if revision is not None and revision <= 0:
             raise RevisionGone(f"there is no revision {revision}")
-        first = max(self._key(prefix), self._key(after) + b"\0" if after else b"")
+        first = max(self._layout.key(prefix), self._layout.key(after) + b"\0" if after else b"")
         request = pb.RangeRequest(
-            key=first, range_end=wire.end_of(self._key(prefix)), limit=limit, revision=revision or 0
+            key=first, range_end=wire.end_of(self._layout.key(prefix)), limit=limit, revision=revision or 0
         )
         answer = await self._client.call(wire.RANGE, request, repeatable=True)
-        rows = tuple(map(self._row, answer.kvs))
+        rows = tuple(map(self._layout.row, answer.kvs))
         return Page(rows=rows, revision=revision or answer.header.revision, more=answer.more)
 
     async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
@@ -94,7 +84,7 @@ class EtcdStore:
         async with self._in_time():
             expect = expect or {}
             changes = any(isinstance(op, Put) or expect.get(op.key) for op in ops)
-            conditions = [wire.written_at(self._key(key), revision) for key, revision in expect.items()]
+            conditions = [wire.written_at(self._layout.key(key), revision) for key, revision in expect.items()]
             while True:
                 certain: list[pb.Compare] = []
                 if not changes:
@@ -102,15 +92,15 @@ class EtcdStore:
                     if found is None:
                         return revision
                     certain = [wire.exists(found)]
-                done = [*map(self._op, ops), wire.put(self._head, b"")]
-                answer = await self._txn([*conditions, *certain], done, [], repeatable=False)
+                done = [*map(self._op, ops), wire.put(self._layout.head, b"")]
+                answer = await self._txn([*conditions, *certain], done, repeatable=False)
                 if answer.succeeded:
                     return answer.header.revision
                 if changes:
                     raise _conflict()
 
     def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
-        return Watch(self._client, self._root, start_revision, self._change, self._silence).commits()
+        return Watch(self._client, self._layout, start_revision, self._silence).commits()
 
     async def compact(self, revision: int) -> None:
         async with self._in_time():
@@ -138,7 +128,7 @@ class EtcdStore:
             with suppress(Conflict):  # it has ended
                 await self._client.call(wire.REVOKE, pb.LeaseRevokeRequest(id=lease), repeatable=True)
             if keys or await self.revision() != before:  # or something may have been put with it since
-                await self._txn([], [wire.put(self._head, b"")], [], repeatable=True)
+                await self._txn([], [wire.put(self._layout.head, b"")], repeatable=True)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None]:
@@ -160,12 +150,12 @@ class EtcdStore:
 
     async def _now(self) -> int:
         """The revision of the whole etcd."""
-        return (await self._read(self._head)).header.revision
+        return (await self._read(self._layout.head)).header.revision
 
     async def _existing(self, ops: Sequence[Op], conditions: Sequence[pb.Compare]) -> tuple[bytes | None, int]:
         """One of the keys of `ops` that is there, or None, and the current revision. Raises Conflict."""
-        wanted = [wire.read(self._key(op.key), keys_only=True) for op in ops]
-        answer = await self._txn(conditions, [*wanted, wire.read(self._head)], [], repeatable=True)
+        wanted = [wire.read(self._layout.key(op.key), keys_only=True) for op in ops]
+        answer = await self._txn(conditions, [*wanted, wire.read(self._layout.head)], repeatable=True)
         if not answer.succeeded:
             raise _conflict()
         *found, head = [each.response_range for each in answer.responses]
@@ -175,31 +165,15 @@ class EtcdStore:
         return await self._client.call(wire.RANGE, pb.RangeRequest(key=key), repeatable=True)
 
     async def _txn(
-        self,
-        conditions: Sequence[pb.Compare],
-        success: Sequence[pb.RequestOp],
-        failure: Sequence[pb.RequestOp],
-        *,
-        repeatable: bool,
+        self, conditions: Sequence[pb.Compare], ops: Sequence[pb.RequestOp], *, repeatable: bool
     ) -> pb.TxnResponse:
-        request = pb.TxnRequest(compare=conditions, success=success, failure=failure)
+        """Does nothing unless all conditions hold."""
+        request = pb.TxnRequest(compare=conditions, success=ops)
         return await self._client.call(wire.TXN, request, repeatable=repeatable)
 
     def _op(self, op: Op) -> pb.RequestOp:
-        key = self._key(op.key)
+        key = self._layout.key(op.key)
         return wire.put(key, op.value, op.lease) if isinstance(op, Put) else wire.delete(key)
-
-    def _change(self, event: pb.Event) -> Change | None:
-        if not event.kv.key.startswith(self._keys):
-            return None
-        row = self._row(event.kv)
-        return Delete(row.key) if event.type == pb.EVENT_TYPE_DELETE else row
-
-    def _row(self, kv: pb.KeyValue) -> Row:
-        return Row(kv.key.removeprefix(self._keys).decode(), kv.value, kv.mod_revision, kv.lease)
-
-    def _key(self, key: str) -> bytes:
-        return self._keys + key.encode()
 
     def __repr__(self) -> str:
         return f"<EtcdStore {self._location} {self._client.endpoints!r}>"

@@ -1,101 +1,105 @@
 """What was committed, as a stream of whole revisions.
 
-Revisions are taken from events, once all pieces of an answer have come, and from the watch's own notifications of
-progress. Never from other headers: theirs may be ahead of events that are still to be delivered. The answer to a
-WatchProgressRequest is such a one before etcd 3.5.8 (etcd-io/etcd#15220), so it only says that the member lives.
+Revisions are taken from events, once they are whole, and from the watch's own notifications of progress. Never from
+other headers: theirs may be ahead of events that are still to be delivered. The answer to a WatchProgressRequest is
+such a one before etcd 3.5.8 (etcd-io/etcd#15220), so it only says that the member lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
-from itertools import groupby
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
+from registry_service.etcd.assembler import Assembler
 from registry_service.etcd.client import Client
-from registry_service.etcd.errors import of_text, silent
+from registry_service.etcd.errors import confused, of_text, silent
+from registry_service.etcd.layout import Layout
 from registry_service.etcd.stream import Stream, opened
 from registry_service.etcd.wire import RANGE, WATCH, end_of
-from registry_service.store import Commit, Delete, Row
+from registry_service.store import Commit
 from stackmesh.errors import RevisionGone
 from stackmesh.etcd.v1 import etcd_pb2 as pb
 
 _ANSWER_SECONDS: Final = 3.0
 _PROBE: Final = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
+_NO_WATCH: Final = -1
+"""Is said to be meant by the answer to a probe."""
 
-Change = Row | Delete
+WatchStream = Stream[pb.WatchRequest, pb.WatchResponse]
 
 
 class Watch:
-    """The commits below a prefix from `start` on. `change` makes a change of an event, None of a hidden one."""
+    """The commits of a store from `start` on."""
 
-    def __init__(
-        self, client: Client, prefix: bytes, start: int, change: Callable[[pb.Event], Change | None], silence: float
-    ) -> None:
+    def __init__(self, client: Client, layout: Layout, start: int, silence: float) -> None:
         """The member is asked for a sign of life after `silence` seconds."""
         self._client = client
-        self._prefix = prefix
+        self._layout = layout
         self._start = start
-        self._change = change
         self._silence = silence
+        self._cluster = 0
         self._delivered = start - 1
         """Everything up to this revision has been delivered."""
 
     async def commits(self) -> AsyncGenerator[Commit]:
         """As Store.watch gives them."""
-        cluster = await self._check_start()
+        self._cluster = await self._check_start()
         async with opened(self._client, WATCH) as stream:
-            stream.write(pb.WatchRequest(create_request=self._request()))
-            created = await self._hear(stream)
-            self._check(created, cluster, stream.address)
-            events: list[pb.Event] = []
+            watch_id = await self._create(stream)
+            pieces = Assembler()
             while True:
                 answer = await self._hear(stream)
-                self._check(answer, cluster, stream.address)
-                if answer.watch_id == created.watch_id:
-                    events += answer.events
-                    if answer.fragment:
-                        continue
-                for commit in self._commits(events):
-                    yield commit
+                if answer.watch_id not in (watch_id, _NO_WATCH):
+                    raise confused(stream.address)
+                for events in pieces.take(answer):
+                    commit = self._commit(events)
                     self._delivered = commit.revision
-                self._delivered = max(self._delivered, self._progress(answer, created.watch_id))
-                if not events:
+                    yield commit
+                if not answer.events:
+                    self._delivered = max(self._delivered, self._progress(answer, watch_id))
                     yield Commit(self._delivered, ())
-                events = []
 
-    async def _hear(self, stream: Stream[pb.WatchRequest, pb.WatchResponse]) -> pb.WatchResponse:
-        """The next answer, asked for after a time of silence."""
+    async def _create(self, stream: WatchStream) -> int:
+        """The id of a new watch."""
+        stream.write(pb.WatchRequest(create_request=self._request()))
+        while not (answer := await self._hear(stream)).created:
+            if answer.watch_id != _NO_WATCH:
+                raise confused(stream.address)
+        return answer.watch_id
+
+    async def _hear(self, stream: WatchStream) -> pb.WatchResponse:
+        """The next answer, asked for after a time of silence. Raises what it says about the end of the watch."""
         answer = await stream.next(self._silence)
         if answer is None:
             stream.write(_PROBE)
             answer = await stream.next(_ANSWER_SECONDS)
         if answer is None:
             raise silent(stream.address)
+        self._check(answer, stream.address)
         return answer
 
     def _progress(self, answer: pb.WatchResponse, watch_id: int) -> int:
         """Up to where an answer says that everything has been delivered; 0 if it does not say."""
         return answer.header.revision if answer.watch_id == watch_id and not answer.events else 0
 
-    def _commits(self, events: Iterable[pb.Event]) -> Iterable[Commit]:
-        for revision, group in groupby(events, key=lambda event: event.kv.mod_revision):
-            changes = [change for change in map(self._change, group) if change is not None]
-            yield Commit(revision, tuple(sorted(changes, key=lambda change: change.key)))
+    def _commit(self, events: Sequence[pb.Event]) -> Commit:
+        changes = [change for change in map(self._layout.change, events) if change is not None]
+        return Commit(events[0].kv.mod_revision, tuple(sorted(changes, key=lambda change: change.key)))
 
     async def _check_start(self) -> int:
         """The cluster the watch is of. Raises RevisionGone if it cannot begin at its start."""
         if self._start <= 0:
             raise RevisionGone(f"there is no revision {self._start}")
         before = self._client.cluster
-        header = (await self._client.call(RANGE, pb.RangeRequest(key=self._prefix), repeatable=True)).header
+        header = (await self._client.call(RANGE, pb.RangeRequest(key=self._layout.id), repeatable=True)).header
         if before not in (0, header.cluster_id):
             raise _replaced()
         if self._start > header.revision + 1:
             raise RevisionGone(f"revision {self._start} lies in the future: the store is at {header.revision}")
         return header.cluster_id
 
-    def _check(self, answer: pb.WatchResponse, cluster: int, address: str) -> None:
-        if not cluster == answer.header.cluster_id == self._client.cluster:
+    def _check(self, answer: pb.WatchResponse, address: str) -> None:
+        if not self._cluster == answer.header.cluster_id == self._client.cluster:
             raise _replaced()
         if answer.compact_revision:
             raise RevisionGone(f"revisions before {answer.compact_revision} have been compacted")
@@ -104,8 +108,8 @@ class Watch:
 
     def _request(self) -> pb.WatchCreateRequest:
         return pb.WatchCreateRequest(
-            key=self._prefix,
-            range_end=end_of(self._prefix),
+            key=self._layout.root,
+            range_end=end_of(self._layout.root),
             start_revision=self._start,
             progress_notify=True,
             fragment=True,

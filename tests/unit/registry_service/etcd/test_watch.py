@@ -25,7 +25,7 @@ class Hasty(EtcdStore):
     """Takes a revision from every header."""
 
     def watch(self, start_revision):
-        return HastyWatch(self._client, self._root, start_revision, self._change, self._silence).commits()
+        return HastyWatch(self._client, self._layout, start_revision, self._silence).commits()
 
 
 class HastyWatch(Watch):
@@ -146,7 +146,7 @@ class Patient(EtcdStore):
     """Does not ask whether etcd lives."""
 
     def watch(self, start_revision):
-        return PatientWatch(self._client, self._root, start_revision, self._change, self._silence).commits()
+        return PatientWatch(self._client, self._layout, start_revision, self._silence).commits()
 
 
 class PatientWatch(Watch):
