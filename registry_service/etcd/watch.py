@@ -3,6 +3,9 @@
 Revisions are taken from events, once they are whole, and from the watch's own notifications of progress. Never from
 other headers: theirs may be ahead of events that are still to be delivered. The answer to a WatchProgressRequest is
 such a one before etcd 3.5.8 (etcd-io/etcd#15220), so it only says that the member lives.
+
+etcd does not answer a WatchProgressRequest at all while a watch begins in the future (from 3.5.22 and 3.6.2 on), as one
+does whose reader knows everything there is. So each watch begins at the revision before the first that is wanted.
 """
 
 from __future__ import annotations
@@ -45,10 +48,14 @@ class Watch:
         """As Store.watch gives them."""
         self._cluster = await self._check_start()
         async with opened(self._client, WATCH) as stream:
-            watch_id = await self._create(stream)
+            watch_id = await self._create(stream, max(1, self._start - 1))
             pieces = Assembler()
             while True:
                 answer = await self._hear(stream)
+                if answer.compact_revision == self._start:  # only what nobody asked for is gone
+                    watch_id = await self._create(stream, self._start)
+                    continue
+                self._check_end(answer, stream.address)
                 if answer.watch_id not in (watch_id, _NO_WATCH):
                     raise confused(stream.address)
                 for events in pieces.take(answer):
@@ -59,23 +66,25 @@ class Watch:
                     self._delivered = max(self._delivered, self._progress(answer, watch_id))
                     yield Commit(self._delivered, ())
 
-    async def _create(self, stream: WatchStream) -> int:
+    async def _create(self, stream: WatchStream, start: int) -> int:
         """The id of a new watch."""
-        stream.write(pb.WatchRequest(create_request=self._request()))
+        stream.write(pb.WatchRequest(create_request=self._request(start)))
         while not (answer := await self._hear(stream)).created:
             if answer.watch_id != _NO_WATCH:
                 raise confused(stream.address)
+        self._check_end(answer, stream.address)
         return answer.watch_id
 
     async def _hear(self, stream: WatchStream) -> pb.WatchResponse:
-        """The next answer, asked for after a time of silence. Raises what it says about the end of the watch."""
+        """The next answer, asked for after a time of silence."""
         answer = await stream.next(self._silence)
         if answer is None:
             stream.write(_PROBE)
             answer = await stream.next(_ANSWER_SECONDS)
         if answer is None:
             raise silent(stream.address)
-        self._check(answer, stream.address)
+        if not self._cluster == answer.header.cluster_id == self._client.cluster:
+            raise _replaced()
         return answer
 
     def _progress(self, answer: pb.WatchResponse, watch_id: int) -> int:
@@ -83,8 +92,11 @@ class Watch:
         return answer.header.revision if answer.watch_id == watch_id and not answer.events else 0
 
     def _commit(self, events: Sequence[pb.Event]) -> Commit:
+        """Of the revision before the start only that it has come."""
+        revision = events[0].kv.mod_revision
         changes = [change for change in map(self._layout.change, events) if change is not None]
-        return Commit(events[0].kv.mod_revision, tuple(sorted(changes, key=lambda change: change.key)))
+        wanted = sorted(changes, key=lambda change: change.key) if revision >= self._start else ()
+        return Commit(revision, tuple(wanted))
 
     async def _check_start(self) -> int:
         """The cluster the watch is of. Raises RevisionGone if it cannot begin at its start."""
@@ -98,19 +110,18 @@ class Watch:
             raise RevisionGone(f"revision {self._start} lies in the future: the store is at {header.revision}")
         return header.cluster_id
 
-    def _check(self, answer: pb.WatchResponse, address: str) -> None:
-        if not self._cluster == answer.header.cluster_id == self._client.cluster:
-            raise _replaced()
+    def _check_end(self, answer: pb.WatchResponse, address: str) -> None:
+        """Raises why the watch has ended, if it has."""
         if answer.compact_revision:
             raise RevisionGone(f"revisions before {answer.compact_revision} have been compacted")
         if answer.canceled:  # it may have been created all the same, which says nothing
             raise of_text(answer.cancel_reason or "the watch was cancelled", address)
 
-    def _request(self) -> pb.WatchCreateRequest:
+    def _request(self, start: int) -> pb.WatchCreateRequest:
         return pb.WatchCreateRequest(
             key=self._layout.root,
             range_end=end_of(self._layout.root),
-            start_revision=self._start,
+            start_revision=start,
             progress_notify=True,
             fragment=True,
         )

@@ -13,6 +13,7 @@ from registry_service.store import Delete, Put
 from stackmesh.errors import RegistryUnreachable, RevisionGone, Unavailable
 from tests.contracts.store import collect, next_change, now
 from tests.fakes.etcd import etcd, etcd_cluster, fresh_prefix, store_url
+from tests.fakes.newer_etcd import newer_etcd
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.scale import full
 
@@ -204,6 +205,41 @@ async def test_a_lost_quorum_is_noticed(tmp_path):
 async def test_that_check_finds_a_watch_that_needs_no_leader(tmp_path):
     with pytest.raises(TimeoutError):
         await loses_quorum(tmp_path, Leaderless)
+
+
+class Late(EtcdStore):
+    """Begins its watches in the future, when there is nothing else to come."""
+
+    def watch(self, start_revision):
+        return LateWatch(self._client, self._layout, start_revision, self._silence).commits()
+
+
+class LateWatch(Watch):
+    async def _create(self, stream, start):
+        return await super()._create(stream, self._start)
+
+
+async def idles(member, prefix, kind=EtcdStore):
+    """A watch of a newer etcd in which nothing happens lives on, and gives what happens then."""
+    async with newer_etcd(member.address) as (newer, address):
+        async with kind(parse(store_url(address, prefix=prefix)), silence=0.05) as store:
+            last = await store.commit([Put("a", b"1")])
+            async with aclosing(store.watch(last + 1)) as watch:
+                assert [(await anext(watch)).changes for _ in range(5)] == [()] * 5
+                revision = await store.commit([Put("a", b"2")])
+                assert (await next_change(watch)).revision == revision
+            await store.compact(revision)  # then nothing before it can be watched
+            assert [c.revision for c in await collect(store, revision, revision)] == [revision]
+        assert not newer.unanswered
+
+
+async def test_an_idle_watch_of_a_newer_etcd_lives_on(member, prefix):
+    await idles(member, prefix)
+
+
+async def test_that_check_finds_a_watch_that_begins_in_the_future(member, prefix):
+    with pytest.raises(RegistryUnreachable, match="does not answer"):
+        await idles(member, prefix, Late)
 
 
 async def test_an_idle_watch_comes_to_the_revision_of_a_revocation(member, url):
