@@ -41,12 +41,13 @@ class Watch:
         self._start = start
         self._silence = silence
         self._cluster = 0
+        self._id = b""  # of the store, when the watch began
         self._delivered = start - 1
         """Everything up to this revision has been delivered."""
 
     async def commits(self) -> AsyncGenerator[Commit]:
         """As Store.watch gives them."""
-        self._cluster = await self._check_start()
+        await self._check_start()
         async with opened(self._client, WATCH) as stream:
             watch_id = await self._create(stream, max(1, self._start - 1))
             pieces = Assembler()
@@ -92,23 +93,32 @@ class Watch:
         return answer.header.revision if answer.watch_id == watch_id and not answer.events else 0
 
     def _commit(self, events: Sequence[pb.Event]) -> Commit:
-        """Of the revision before the start only that it has come."""
+        """Of the revision before the start only that it has come. Raises RevisionGone where another store begins."""
         revision = events[0].kv.mod_revision
+        if revision < self._start:
+            return Commit(revision, ())
+        if any(map(self._renames, events)):
+            raise RevisionGone(f"at revision {revision} the registry's store has become another one")
         changes = [change for change in map(self._layout.change, events) if change is not None]
-        wanted = sorted(changes, key=lambda change: change.key) if revision >= self._start else ()
-        return Commit(revision, tuple(wanted))
+        return Commit(revision, tuple(sorted(changes, key=lambda change: change.key)))
 
-    async def _check_start(self) -> int:
-        """The cluster the watch is of. Raises RevisionGone if it cannot begin at its start."""
+    def _renames(self, event: pb.Event) -> bool:
+        """Whether the store has lost its id, or got another than it has now: what was before is of another store."""
+        lost = event.type == pb.EVENT_TYPE_DELETE
+        return event.kv.key == self._layout.id and (lost or event.kv.value != self._id)
+
+    async def _check_start(self) -> None:
+        """Note which store the watch is of. Raises RevisionGone if it cannot begin at its start."""
         if self._start <= 0:
             raise RevisionGone(f"there is no revision {self._start}")
         before = self._client.cluster
-        header = (await self._client.call(RANGE, pb.RangeRequest(key=self._layout.id), repeatable=True)).header
-        if before not in (0, header.cluster_id):
+        answer = await self._client.call(RANGE, pb.RangeRequest(key=self._layout.id), repeatable=True)
+        if before not in (0, answer.header.cluster_id):
             raise _replaced()
-        if self._start > header.revision + 1:
-            raise RevisionGone(f"revision {self._start} lies in the future: the store is at {header.revision}")
-        return header.cluster_id
+        if self._start > answer.header.revision + 1:
+            raise RevisionGone(f"revision {self._start} lies in the future: the store is at {answer.header.revision}")
+        self._cluster = answer.header.cluster_id
+        self._id = answer.kvs[0].value if answer.kvs else b""
 
     def _check_end(self, answer: pb.WatchResponse, address: str) -> None:
         """Raises why the watch has ended, if it has."""

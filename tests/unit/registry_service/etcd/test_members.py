@@ -191,7 +191,7 @@ class Trusting(EtcdStore):
 class TrustingWatch(Watch):
     async def _check_start(self):
         self._client.cluster = 0
-        return await super()._check_start()
+        await super()._check_start()
 
 
 async def replaced(folder, kind):
