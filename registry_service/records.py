@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from typing import Final, TypeVar, cast
 
 from google.protobuf.message import DecodeError
 
-from registry_service.store import Delete, Row, Store
+from registry_service.store import Delete, Row, Store, pages
 from stackmesh import resources
 from stackmesh.registry.v1 import resources_pb2 as pb, watch_service_pb2
 from stackmesh.registry.v1.watch_service_pb2 import EntryKind
@@ -158,12 +159,13 @@ def _entry(change: Row | Delete) -> watch_service_pb2.Entry | None:
 
 async def rows(store: Store, prefix: str, revision: int | None = None) -> tuple[list[Row], int]:
     """Every row under a prefix at one revision (None: now), and that revision."""
-    page = await store.list(prefix, revision=revision)
-    found = list(page.rows)
-    while page.more:
-        page = await store.list(prefix, after=found[-1].key, revision=page.revision)
-        found.extend(page.rows)
-    return found, page.revision
+    found: list[Row] = []
+    at = 0
+    async with aclosing(pages(store, prefix, revision=revision)) as each:
+        async for page in each:
+            found.extend(page.rows)
+            at = page.revision
+    return found, at
 
 
 async def read(store: Store, prefix: str, make: Callable[[Row], R], revision: int | None = None) -> tuple[list[R], int]:

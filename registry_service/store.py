@@ -97,7 +97,8 @@ class Store(Protocol):
     async def list(self, prefix: str, *, after: str = "", limit: int = 500, revision: int | None = None) -> Page:
         """At most `limit` rows whose key begins with `prefix` and is greater than `after`, at a revision (None: now).
 
-        Raises RevisionGone if that revision is compacted or lies in the future.
+        Fewer, when they are too large to be had at once. Raises RevisionGone if that revision is compacted or lies in
+        the future.
         """
         ...
 
@@ -146,6 +147,18 @@ class Store(Protocol):
         A key that was since put without the lease, or with another one, stays.
         """
         ...
+
+
+async def pages(
+    store: Store, prefix: str, *, after: str = "", limit: int = 500, revision: int | None = None
+) -> AsyncGenerator[Page]:
+    """Every row under a prefix, as `list` gives them, page after page at one revision."""
+    more = True
+    while more:
+        page = await store.list(prefix, after=after, limit=limit, revision=revision)
+        yield page
+        more, revision = page.more, page.revision
+        after = page.rows[-1].key if more else ""
 
 
 def check(ops: Sequence[Op]) -> None:

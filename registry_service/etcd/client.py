@@ -12,7 +12,7 @@ import grpc
 
 from registry_service.etcd.auth import Token
 from registry_service.etcd.endpoints import Endpoint, Endpoints
-from registry_service.etcd.errors import Leaderless, Refused, TokenEnded, Unsent, of_call, silent
+from registry_service.etcd.errors import AnswerTooLarge, Leaderless, Refused, TokenEnded, Unsent, of_call, silent
 from registry_service.etcd.url import Location
 from registry_service.etcd.wire import A, Method, Q
 from stackmesh.errors import MeshError, RegistryUnreachable, Unavailable
@@ -66,7 +66,7 @@ class Client:
                 return await self._once(endpoint, method, request, loop.time() + min(left, self.patience))
             except TokenEnded as error:
                 tries, problem = tries - 1, error
-            except Refused:
+            except (Refused, AnswerTooLarge):
                 raise
             except Leaderless as error:
                 problem = error

@@ -27,6 +27,10 @@ class TokenEnded(Refused):
     """The token is no longer good. Nothing has been done."""
 
 
+class AnswerTooLarge(RegistryUnreachable):
+    """What was asked for is more than a connection takes at once. Any member would say the same."""
+
+
 _FULL: Final = (
     "the registry's store is full: compact and defragment etcd, then `etcdctl alarm disarm` "
     "(or raise its --quota-backend-bytes)"
@@ -41,7 +45,8 @@ _BY_TEXT: Final[tuple[tuple[str, type[MeshError], str], ...]] = (
     ("requested lease not found", Conflict, "the lease has ended"),
     ("database space exceeded", StoreFull, _FULL),
     ("request is too large", RequestTooLarge, _TOO_LARGE),
-    ("received message larger than max", RequestTooLarge, _TOO_LARGE),
+    ("received message larger than max", RequestTooLarge, _TOO_LARGE),  # says the member, of what it was asked
+    ("Received message larger than max", AnswerTooLarge, ""),  # says our own gRPC, of what it was answered
     ("invalid auth token", TokenEnded, "the token has ended"),
     ("revision of auth store is old", TokenEnded, "the token has ended"),
     ("invalid user ID or password", Refused, "wrong user or password"),

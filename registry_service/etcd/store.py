@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import sys
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -12,7 +13,7 @@ from typing import Final, Self
 
 from registry_service.etcd import wire
 from registry_service.etcd.client import LIMIT, Client
-from registry_service.etcd.errors import Refused, silent
+from registry_service.etcd.errors import AnswerTooLarge, Refused, silent
 from registry_service.etcd.layout import Layout
 from registry_service.etcd.leases import KeepAlives
 from registry_service.etcd.url import Location
@@ -39,6 +40,7 @@ class EtcdStore:
         self._silence = silence
         self._client = Client(location, limit=limit)
         self._keep_alives = KeepAlives(self._client)
+        self._at_once = sys.maxsize  # rows that come in one answer, as far as is known
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -72,10 +74,7 @@ class EtcdStore:
         if revision is not None and revision <= 0:
             raise RevisionGone(f"there is no revision {revision}")
         first = max(self._layout.key(prefix), self._layout.key(after) + b"\0" if after else b"")
-        request = pb.RangeRequest(
-            key=first, range_end=wire.end_of(self._layout.key(prefix)), limit=limit, revision=revision or 0
-        )
-        answer = await self._client.call(wire.RANGE, request, repeatable=True)
+        answer = await self._range(first, wire.end_of(self._layout.key(prefix)), limit, revision or 0)
         rows = tuple(map(self._layout.row, answer.kvs))
         return Page(rows=rows, revision=revision or answer.header.revision, more=answer.more)
 
@@ -160,6 +159,19 @@ class EtcdStore:
             raise _conflict()
         *found, head = [each.response_range for each in answer.responses]
         return next((each.kvs[0].key for each in found if each.kvs), None), _revision(head)
+
+    async def _range(self, first: bytes, end: bytes, limit: int, revision: int) -> pb.RangeResponse:
+        """As many of the keys as come at once."""
+        while True:
+            limit = min(limit, self._at_once)
+            request = pb.RangeRequest(key=first, range_end=end, limit=limit, revision=revision)
+            try:
+                return await self._client.call(wire.RANGE, request, repeatable=True)
+            except AnswerTooLarge:
+                if limit == 1:
+                    raise
+                # For good: etcd reads and sends the whole answer before it turns out to be too large.
+                self._at_once = limit // 4 or 1
 
     async def _read(self, key: bytes) -> pb.RangeResponse:
         return await self._client.call(wire.RANGE, pb.RangeRequest(key=key), repeatable=True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from registry_service.store import Page, Row, Store
+from registry_service.store import Page, Row, Store, pages as pages_under
 from stackmesh import pages
 from stackmesh.errors import RevisionGone
 
@@ -69,12 +69,11 @@ async def _scan(store: Store, listing: Listing, after: str, limit: int, revision
     for prefix in listing.prefixes:
         if after > prefix and not after.startswith(prefix):
             continue  # it came before
-        last, more = after if after.startswith(prefix) else "", True
-        while more:
-            page = await store.list(prefix, after=last, limit=limit, revision=revision)
-            yield page
-            revision, more = page.revision, page.more
-            last = page.rows[-1].key if page.rows else ""
+        last = after if after.startswith(prefix) else ""
+        async with aclosing(pages_under(store, prefix, after=last, limit=limit, revision=revision)) as found:
+            async for page in found:
+                yield page
+                revision = page.revision
 
 
 def _place(told: str, store_id: str) -> tuple[int, str]:

@@ -20,13 +20,9 @@ class StoreSource:
 
     async def list(self) -> Listed:
         store_id = await self._store.store_id()
-        page = await self._store.list("")
-        entries = list(records.entries(page.rows))
-        while page.more:
-            page = await self._store.list("", after=page.rows[-1].key, revision=page.revision)
-            entries += records.entries(page.rows)
+        rows, revision = await records.rows(self._store, "")
         await self._check(store_id)
-        return Listed(entries, page.revision, store_id)
+        return Listed(list(records.entries(rows)), revision, store_id)
 
     async def watch(self, start_revision: int, store_id: str) -> AsyncGenerator[pb.WatchResponse]:
         await self._check(store_id)

@@ -4,7 +4,9 @@ import pytest
 
 from registry_service.etcd.store import EtcdStore
 from registry_service.etcd.url import parse
-from registry_service.store import Put
+from registry_service.lists.pages import Listing, read_page
+from registry_service.mirror.source import StoreSource
+from registry_service.store import Put, pages
 from stackmesh.errors import RequestTooLarge, StoreFull
 from tests.contracts.store import everything
 from tests.fakes.etcd import etcd, store_url
@@ -44,3 +46,18 @@ async def test_a_commit_that_is_too_large_is_refused_whole(url):
                 await store.commit([Put("small", b""), Put("large", b"x" * size)])
         assert await everything(store) == {}
         assert await store.revision() == 0
+
+
+async def test_rows_that_are_too_large_for_one_answer_come_in_several(url):
+    """gRPC would refuse the whole answer, of 64 MiB, again and again."""
+    keys = [f"provider/inference/p{n:02}" for n in range(60)]
+    async with EtcdStore(parse(url), limit=20) as store:
+        for key in keys:
+            await store.commit([Put(key, b"x" * int(1.2 * MEGABYTE))])
+        found = [page async for page in pages(store, "")]
+        assert [row.key for page in found for row in page.rows] == keys
+        assert len(found) > 1
+        assert {page.revision for page in found} == {found[0].revision}
+        page = await read_page(store, Listing("providers", "provider/"), 1000, "")
+        assert [row.key for row in page.rows] == keys[:1]
+        assert (await StoreSource(store).list()).revision == found[0].revision
