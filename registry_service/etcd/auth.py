@@ -30,9 +30,9 @@ class Token:
     def renewable(self) -> bool:
         return bool(self._location.user)
 
-    async def get(self, endpoint: Endpoint, seconds: float) -> str:
-        """Raises AioRpcError if etcd does not give one, TimeoutError if it says nothing."""
-        async with asyncio.timeout(seconds), self._asking:
+    async def get(self, endpoint: Endpoint) -> str:
+        """Raises AioRpcError if etcd does not give one. The caller sets the time limit."""
+        async with self._asking:
             if self._token is None:
                 self._token = await self._ask(endpoint)
             return self._token

@@ -12,7 +12,17 @@ import grpc
 
 from registry_service.etcd.auth import Token
 from registry_service.etcd.endpoints import Endpoint, Endpoints
-from registry_service.etcd.errors import AnswerTooLarge, Leaderless, Refused, TokenEnded, Unsent, of_call, silent
+from registry_service.etcd.errors import (
+    AnswerTooLarge,
+    NotNow,
+    Refused,
+    TokenEnded,
+    Unsent,
+    hung_up,
+    of_call,
+    silent,
+    unready,
+)
 from registry_service.etcd.url import Location
 from registry_service.etcd.wire import A, Method, Q
 from stackmesh.errors import MeshError, RegistryUnreachable, Unavailable
@@ -24,7 +34,7 @@ LIMIT: Final = 2.5
 _MOMENT: Final = 0.02
 """Seconds that gRPC may take to notice that a connection is no more: a call at once would break as the one before."""
 _PAUSE: Final = 0.1
-"""Seconds between two tries while there is no leader; an election takes about one second."""
+"""Seconds between two tries while there is no leader, or too much to do; an election takes about one second."""
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -54,7 +64,7 @@ class Client:
 
     async def call(self, method: Method[Q, A], request: Q, *, repeatable: bool) -> A:
         """The answer. What is not repeatable is sent to another member only if the first has not begun to do it;
-        otherwise RegistryUnreachable leaves open whether it was done.
+        otherwise RegistryUnreachable leaves open whether it was done. So it is waited for as long as there is time.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.limit
@@ -63,12 +73,13 @@ class Client:
         while tries and (left := deadline - loop.time()) > 0:
             endpoint = self.current()
             try:
-                return await self._once(endpoint, method, request, loop.time() + min(left, self.patience))
+                soon = loop.time() + min(left, self.patience)
+                return await self._once(endpoint, method, request, soon, soon if repeatable else deadline)
             except TokenEnded as error:
                 tries, problem = tries - 1, error
             except (Refused, AnswerTooLarge):
                 raise
-            except Leaderless as error:
+            except NotNow as error:
                 problem = error
                 self.endpoints.leave(endpoint)
                 await asyncio.sleep(min(_PAUSE, left))
@@ -87,12 +98,23 @@ class Client:
             raise Unavailable("the registry's store is closed")
         return self.endpoints.current
 
-    async def metadata(self, endpoint: Endpoint, seconds: float) -> Metadata:
-        """What every call carries. A member without a leader refuses it, instead of letting it wait."""
+    async def ready(self, endpoint: Endpoint, seconds: float) -> Metadata:
+        """What a call carries, once one can be made. Raises Unsent if none can, Refused if no member would let it."""
         try:
-            token = await self.token.get(endpoint, seconds)
+            with self.failures(endpoint):
+                async with asyncio.timeout(seconds):
+                    await endpoint.settle()
+                    return await self.metadata(endpoint)
         except TimeoutError:
-            raise silent(endpoint.address) from None
+            raise unready(endpoint.address, connected=endpoint.connected) from None
+        except (Refused, Unsent):
+            raise
+        except RegistryUnreachable as error:
+            raise Unsent(error.message) from None
+
+    async def metadata(self, endpoint: Endpoint) -> Metadata:
+        """What every call carries. A member without a leader refuses it, instead of letting it wait."""
+        token = await self.token.get(endpoint)
         return (("hasleader", "true"), ("token", token)) if token else (("hasleader", "true"),)
 
     def heard(self, cluster: int) -> None:
@@ -114,16 +136,16 @@ class Client:
         except (asyncio.CancelledError, grpc.aio.UsageError):
             task = asyncio.current_task()
             if task is not None and not task.cancelling():
-                self.current()  # raises if it was the end of the channel, and not the caller, that ended the call
+                self.current()  # raises if it was the end of the client, and not the caller, that ended the call
+                raise hung_up(endpoint.address) from None
             raise
 
-    async def _once(self, endpoint: Endpoint, method: Method[Q, A], request: Q, deadline: float) -> A:
+    async def _once(self, endpoint: Endpoint, method: Method[Q, A], request: Q, ready: float, answered: float) -> A:
+        """`ready` and `answered` are until when the member may take for either."""
         clock = asyncio.get_running_loop().time
-        with self.failures(endpoint):
-            await endpoint.settle(deadline - clock())
-            metadata = await self.metadata(endpoint, deadline - clock())
+        metadata = await self.ready(endpoint, ready - clock())
         with self.failures(endpoint, metadata):
-            answer = await endpoint.unary(method)(request, timeout=deadline - clock(), metadata=metadata)
+            answer = await endpoint.unary(method)(request, timeout=answered - clock(), metadata=metadata)
         self.heard(answer.header.cluster_id)
         return answer
 

@@ -5,12 +5,10 @@ gRPC's own balancing is not used: it would send a call to a member that is conne
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final, Self
 
 import grpc
 
-from registry_service.etcd.errors import unconnected
 from registry_service.etcd.url import Location
 from registry_service.etcd.wire import A, Method, Q
 
@@ -44,14 +42,14 @@ class Endpoint:
     def stream(self, method: Method[Q, A]) -> grpc.aio.StreamStreamMultiCallable[Q, A]:
         return self._callable(method, self.channel.stream_stream)
 
-    async def settle(self, seconds: float) -> None:
-        """Return when it is connected, or cannot be, as the next call will say. Raises Unsent when neither is known."""
-        try:
-            async with asyncio.timeout(seconds):
-                while (state := self.channel.get_state(try_to_connect=True)) not in _SETTLED:
-                    await self.channel.wait_for_state_change(state)
-        except TimeoutError:
-            raise unconnected(self.address) from None
+    @property
+    def connected(self) -> bool:
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
+
+    async def settle(self) -> None:
+        """Return when it is connected, or cannot be, as the next call will say. The caller sets the time limit."""
+        while (state := self.channel.get_state(try_to_connect=True)) not in _SETTLED:
+            await self.channel.wait_for_state_change(state)
 
     def _callable(self, method: Method[Q, A], make: Any) -> Any:
         found = self._callables.get(method.path)

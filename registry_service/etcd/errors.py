@@ -15,8 +15,8 @@ class Unsent(RegistryUnreachable):
     """This member has not begun to do what was asked, so another may be asked, whatever it was."""
 
 
-class Leaderless(Unsent):
-    """There is no leader now; an election takes a second or so."""
+class NotNow(Unsent):
+    """It may be otherwise in a moment: there is no leader, or too much to do."""
 
 
 class Refused(RegistryUnreachable):
@@ -55,8 +55,9 @@ _BY_TEXT: Final[tuple[tuple[str, type[MeshError], str], ...]] = (
     ("user name not found", Refused, "wrong user or password"),
     ("permission denied", Refused, "its user may not read and write the keys of this store"),
     ("failed to connect", Unsent, ""),
-    ("no leader", Leaderless, "its cluster has no leader"),
-    ("too many requests", Unsent, "it is overloaded"),
+    ("errors resolving", Unsent, ""),
+    ("no leader", NotNow, "its cluster has no leader"),
+    ("too many requests", NotNow, "it is overloaded"),
 )
 """What the text holds, what it means, what to say; without that the text itself is said."""
 
@@ -92,9 +93,14 @@ def confused(address: str) -> RegistryUnreachable:
     return RegistryUnreachable(_at(address, "it tells a watch what another one asked for"))
 
 
-def unconnected(address: str) -> Unsent:
-    """A member with which a connection neither comes about nor fails."""
-    return Unsent(_at(address, "connecting takes too long"))
+def hung_up(address: str) -> RegistryUnreachable:
+    """A member that ends a conversation without a word."""
+    return RegistryUnreachable(_at(address, "it has hung up"))
+
+
+def unready(address: str, *, connected: bool) -> Unsent:
+    """A member with which a connection neither comes about nor fails, or that does not say whether it lets us in."""
+    return Unsent(_at(address, "it does not answer" if connected else "connecting takes too long"))
 
 
 def _at(address: str, why: str) -> str:

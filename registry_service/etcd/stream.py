@@ -11,6 +11,7 @@ import grpc
 
 from registry_service.etcd.client import Client, Metadata
 from registry_service.etcd.endpoints import Endpoint
+from registry_service.etcd.errors import hung_up
 from registry_service.etcd.wire import A, Method, Q
 from stackmesh.errors import MeshError, RegistryUnreachable
 from stackmesh.tasks import background
@@ -48,7 +49,7 @@ class Stream(Generic[Q, A]):
 
     async def pump(self, client: Client, endpoint: Endpoint) -> None:
         """Read until the stream ends."""
-        problem: MeshError = RegistryUnreachable(f"the registry's store, etcd at {self.address}, has hung up")
+        problem: MeshError = hung_up(self.address)
         try:
             with client.failures(endpoint, self._metadata):
                 while (message := await self._call.read()) is not grpc.aio.EOF:
@@ -67,9 +68,7 @@ async def opened(client: Client, method: Method[Q, A]) -> AsyncGenerator[Stream[
     """A stream to the current member, which is left if the body raises RegistryUnreachable."""
     endpoint = client.current()
     try:
-        with client.failures(endpoint):
-            await endpoint.settle(client.patience)
-            metadata = await client.metadata(endpoint, client.patience)
+        metadata = await client.ready(endpoint, client.patience)
         stream = Stream(endpoint.stream(method), endpoint.address, metadata)
         async with background(stream.pump(client, endpoint), method.path, vital=False):
             try:

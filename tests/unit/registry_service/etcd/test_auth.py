@@ -7,6 +7,8 @@ from contextlib import aclosing
 import pytest
 
 from registry_service.etcd.auth import Token
+from registry_service.etcd.client import Client
+from registry_service.etcd.errors import Unsent
 from registry_service.etcd.store import EtcdStore
 from registry_service.etcd.url import parse
 from registry_service.store import Put
@@ -14,6 +16,7 @@ from stackmesh.errors import RegistryUnreachable
 from stackmesh.process import StartError
 from tests.contracts.store import next_change
 from tests.fakes.etcd import etcd, store_url
+from tests.fakes.tcp_proxy import TcpProxy
 
 PASSWORD = "correct-horse"
 TTL = 2
@@ -91,6 +94,42 @@ async def test_that_check_finds_a_store_that_goes_on_without_one(tmp_path):
     async with etcd(tmp_path) as member:
         with pytest.raises(RegistryUnreachable):
             await outlives_the_beginning_of_passwords(member, Stubborn)
+
+
+class Doubtful(EtcdStore):
+    """Does not tell what was not sent from what may have been done."""
+
+    def __init__(self, location):
+        super().__init__(location)
+        self._client = DoubtfulClient(location)
+
+
+class DoubtfulClient(Client):
+    async def ready(self, endpoint, seconds):
+        try:
+            return await super().ready(endpoint, seconds)
+        except Unsent as error:
+            raise RegistryUnreachable(error.message) from None
+
+
+async def asks_another_for_a_token(member, kind=EtcdStore):
+    """A write goes to the next member when the first is frozen before it has given a token."""
+    async with TcpProxy(member.address) as first, TcpProxy(member.address) as second:
+        async with kind(parse(store_url(first.address, second.address, user=f"root:{PASSWORD}"))) as store:
+            await store.commit([Put("a", b"1")])
+            client = store._client
+            client.token.spoil(await client.token.get(client.current()))
+            first.stall()
+            await store.commit([Put("a", b"2")])
+
+
+async def test_a_member_that_gives_no_token_is_left_for_another(guarded):
+    await asks_another_for_a_token(guarded)
+
+
+async def test_that_check_finds_a_store_that_takes_it_for_sent(guarded):
+    with pytest.raises(RegistryUnreachable):
+        await asks_another_for_a_token(guarded, Doubtful)
 
 
 async def test_a_restarted_member_has_forgotten_all_tokens(guarded):

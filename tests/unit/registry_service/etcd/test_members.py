@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from registry_service.etcd.client import Client
 from registry_service.etcd.store import EtcdStore
 from registry_service.etcd.url import parse
 from registry_service.etcd.watch import Watch
@@ -93,10 +94,42 @@ async def test_a_write_that_could_not_be_sent_is_sent_to_another_member(member, 
     nobody = f"127.0.0.1:{free_ports(1)[0]}"
     async with TcpProxy(member.address) as hole:
         hole.stall()
-        for first in (nobody, hole.address):
+        for first in (nobody, hole.address, "etcd-0.invalid:2379"):
             async with EtcdStore(parse(store_url(first, member.address, prefix=prefix))) as store:
                 revision = await store.commit([Put("a", b"1")])
                 assert await store.revision() == revision
+
+
+class Impatient(EtcdStore):
+    """Gives a write no more time than a member may take to get ready for it."""
+
+    def __init__(self, location):
+        super().__init__(location)
+        self._client = ImpatientClient(location)
+
+
+class ImpatientClient(Client):
+    async def call(self, method, request, *, repeatable):
+        async with asyncio.timeout(self.patience):
+            return await super().call(method, request, repeatable=repeatable)
+
+
+async def writes_over_a_slow_link(member, prefix, kind=EtcdStore):
+    """What has been sent is waited for, however many members there are."""
+    async with TcpProxy(member.address) as proxy:
+        async with kind(parse(store_url(*[proxy.address] * 3, prefix=prefix))) as store:
+            await store.commit([Put("a", b"1")])
+            proxy.delay(0.5)  # in both directions
+            await store.commit([Put("a", b"2")])
+
+
+async def test_a_write_that_was_sent_is_waited_for(member, prefix):
+    await writes_over_a_slow_link(member, prefix)
+
+
+async def test_that_check_finds_a_store_that_does_not_wait(member, prefix):
+    with pytest.raises(RegistryUnreachable):
+        await writes_over_a_slow_link(member, prefix, Impatient)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall"])

@@ -173,7 +173,7 @@ class Leaderless(EtcdStore):
         super().__init__(location, **options)
         self._client.metadata = self._nothing
 
-    async def _nothing(self, endpoint, seconds):
+    async def _nothing(self, endpoint):
         return ()
 
 
