@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import logging
+from collections import deque
 
 from registry_service.etcd.client import Client
 from registry_service.etcd.errors import silent
@@ -12,6 +13,8 @@ from registry_service.etcd.wire import KEEP_ALIVE
 from stackmesh.errors import MeshError, RegistryUnreachable, Unavailable
 from stackmesh.etcd.v1 import etcd_pb2 as pb
 from stackmesh.tasks import background
+
+log = logging.getLogger(__name__)
 
 KeepAliveStream = Stream[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
 
@@ -22,7 +25,8 @@ class KeepAlives:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._wanted: asyncio.Queue[int] = asyncio.Queue()
-        self._waiting: defaultdict[int, list[asyncio.Future[int]]] = defaultdict(list)
+        self._waiting: dict[int, deque[asyncio.Future[int]]] = {}
+        """Of each lease, in the order of the questions, which is that of the answers."""
 
     async def send(self, lease: int) -> int:
         """Seconds the lease has left; 0 if it has ended."""
@@ -31,7 +35,7 @@ class KeepAlives:
             async with asyncio.timeout(self._client.limit):
                 for _ in range(len(self._client.endpoints) + 1):
                     answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-                    self._waiting[lease].append(answer)
+                    self._waiting.setdefault(lease, deque()).append(answer)
                     self._wanted.put_nowait(lease)
                     try:
                         return await answer
@@ -53,6 +57,9 @@ class KeepAlives:
                             await self._read(stream)
                 except MeshError as error:
                     self._fail(error)
+                except Exception:  # instances live by this: it must not end
+                    log.exception("signs of life failed, going on")
+                    self._fail(silent(self._client.current().address))
         finally:
             self._fail(Unavailable("the registry's store is closed"))
 
@@ -62,14 +69,23 @@ class KeepAlives:
 
     async def _read(self, stream: KeepAliveStream) -> None:
         while True:
-            before = set(self._waiting)
+            asked = bool(self._waiting)
             answer = await stream.next(self._client.patience / 2)
             if answer is not None:
-                for waiting in self._waiting.pop(answer.id, ()):
-                    if not waiting.done():
-                        waiting.set_result(answer.ttl)
-            elif not before.isdisjoint(self._waiting):
+                self._answer(answer)
+            elif asked:
                 raise silent(stream.address)
+
+    def _answer(self, answer: pb.LeaseKeepAliveResponse) -> None:
+        """Tell the one whose question it was: what it says may be over by the time of the next one."""
+        asked = self._waiting.get(answer.id)
+        if not asked:
+            return
+        waiting = asked.popleft()
+        if not asked:
+            del self._waiting[answer.id]
+        if not waiting.done():
+            waiting.set_result(answer.ttl)
 
     def _fail(self, error: MeshError) -> None:
         """All who wait ask again, of another member."""
