@@ -25,6 +25,6 @@ def open_store(url: str) -> Store:
 def check(url: str) -> None:
     """Raises StartError if there can be no store at a URL, without going there."""
     if url.startswith(etcd_url.SCHEME):
-        etcd_url.parse(url).credentials()
+        etcd_url.parse(url).pem()
     else:
         path_of(url)

@@ -81,10 +81,10 @@ class Client:
                 raise
             except NotNow as error:
                 problem = error
-                self.endpoints.leave(endpoint)
+                await self.endpoints.leave(endpoint)
                 await asyncio.sleep(min(_PAUSE, left))
             except RegistryUnreachable as error:
-                self.endpoints.leave(endpoint)
+                await self.endpoints.leave(endpoint)
                 if not isinstance(error, Unsent):
                     if not repeatable:
                         raise

@@ -5,12 +5,17 @@ gRPC's own balancing is not used: it would send a call to a member that is conne
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final, Self
 
 import grpc
 
+from registry_service.etcd.tls import Pem
 from registry_service.etcd.url import Location
 from registry_service.etcd.wire import A, Method, Q
+from stackmesh.process import StartError
+
+log = logging.getLogger(__name__)
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -31,9 +36,11 @@ _SETTLED: Final = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRAN
 class Endpoint:
     """One member."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: str, pem: Pem | None, name: str) -> None:
+        """`name` is in the certificate, if it is not the address."""
         self.address = address
-        self.channel = channel
+        self.pem = pem
+        self.channel = _channel(address, pem, name)
         self._callables: dict[str, Any] = {}
 
     def unary(self, method: Method[Q, A]) -> grpc.aio.UnaryUnaryMultiCallable[Q, A]:
@@ -63,7 +70,10 @@ class Endpoint:
 
 
 class Endpoints:
-    """The members of a location, in its order. Entering reads the TLS files and raises StartError."""
+    """The members of a location, in its order. Entering reads the TLS files and raises StartError.
+
+    The files may be exchanged at any time: gRPC would go on by what was in them at first.
+    """
 
     def __init__(self, location: Location) -> None:
         self._location = location
@@ -71,10 +81,8 @@ class Endpoints:
         self._at = 0
 
     async def __aenter__(self) -> Self:
-        credentials = self._location.credentials()
-        self._endpoints = [
-            Endpoint(address, self._channel(address, credentials)) for address in self._location.endpoints
-        ]
+        pem = self._location.pem()
+        self._endpoints = [self._endpoint(address, pem) for address in self._location.endpoints]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -97,17 +105,34 @@ class Endpoints:
     def __len__(self) -> int:
         return len(self._location.endpoints)
 
-    def leave(self, endpoint: Endpoint) -> None:
+    async def leave(self, endpoint: Endpoint) -> None:
         """It failed: the next one is the current, unless somebody else has seen to that."""
         if self._endpoints and endpoint is self.current:
             self._at = (self._at + 1) % len(self._endpoints)
+        if endpoint.pem is not None and endpoint in self._endpoints:
+            await self._renew(endpoint)
 
-    def _channel(self, address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-        if credentials is None:
-            return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        name = self._location.name
-        options = (*_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else _OPTIONS
-        return grpc.aio.secure_channel(address, credentials, options=options)
+    async def _renew(self, endpoint: Endpoint) -> None:
+        """Connect anew if what it was connected with is no longer what the files hold."""
+        try:
+            pem = self._location.pem()
+        except StartError as error:  # they may be about to be exchanged
+            log.warning("%s; going on with what was in it", error)
+            return
+        if pem != endpoint.pem:
+            log.info("the certificates for etcd at %s have been exchanged: connecting anew", endpoint.address)
+            self._endpoints[self._endpoints.index(endpoint)] = self._endpoint(endpoint.address, pem)
+            await endpoint.channel.close()
+
+    def _endpoint(self, address: str, pem: Pem | None) -> Endpoint:
+        return Endpoint(address, pem, self._location.name)
 
     def __repr__(self) -> str:
         return f"<Endpoints {self._endpoints} [{self._at}]>"
+
+
+def _channel(address: str, pem: Pem | None, name: str) -> grpc.aio.Channel:
+    if pem is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else _OPTIONS
+    return grpc.aio.secure_channel(address, pem.credentials(), options=options)

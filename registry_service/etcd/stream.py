@@ -76,5 +76,5 @@ async def opened(client: Client, method: Method[Q, A]) -> AsyncGenerator[Stream[
             finally:
                 stream.cancel()
     except RegistryUnreachable:
-        client.endpoints.leave(endpoint)
+        await client.endpoints.leave(endpoint)
         raise

@@ -13,15 +13,12 @@ mesh's prefix may lie below another's.
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-import grpc
-
+from registry_service.etcd import tls
 from stackmesh.nearest import hint
 from stackmesh.process import StartError
 
@@ -30,12 +27,9 @@ PORT: Final = 2379
 PREFIX: Final = "stackmesh"
 """Where there is none in the URL."""
 
-_CERTIFICATE: Final = "CERTIFICATE"
-_PRIVATE_KEY: Final = "PRIVATE KEY"
 _QUERY: Final = ("tls", "cert", "key", "name")
 _ENDPOINT: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
-_SYSTEM_AUTHORITIES: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +45,9 @@ class Location:
     key: str = ""
     name: str = ""
 
-    def credentials(self) -> grpc.ChannelCredentials | None:
+    def pem(self) -> tls.Pem | None:
         """What a channel is made with; None without TLS. Reads the files. Raises StartError."""
-        if not self.tls:
-            return None
-        roots = _system_authorities() if self.tls == "system" else _read("tls", self.tls, _CERTIFICATE)
-        if not self.cert:
-            return grpc.ssl_channel_credentials(roots)
-        key, cert = _read("key", self.key, _PRIVATE_KEY), _read("cert", self.cert, _CERTIFICATE)
-        return grpc.ssl_channel_credentials(roots, key, cert)
+        return tls.read(self.tls, self.key, self.cert)
 
     def __str__(self) -> str:
         """Without what is secret."""
@@ -114,24 +102,6 @@ def _options(query: str) -> Mapping[str, str]:
     if options and "tls" not in options:
         raise _wrong(f"{next(iter(options))}= needs tls=system or tls=FILE")
     return options
-
-
-def _system_authorities() -> bytes:
-    for path in (ssl.get_default_verify_paths().cafile, *_SYSTEM_AUTHORITIES):
-        if path and Path(path).is_file():
-            return Path(path).read_bytes()
-    raise _wrong("tls=system: this machine has no list of authorities; name a file with tls=FILE")
-
-
-def _read(option: str, path: str, what: str) -> bytes:
-    """A PEM file that holds at least one of `what`; gRPC would only say that it cannot make a handshake."""
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise _wrong(f"{option}={path}: cannot be read: {error.strerror}") from None
-    if not re.search(rf"-----BEGIN [A-Z ]*{what}-----".encode(), text):
-        raise _wrong(f"{option}={path}: has no {what.lower()} in PEM in it")
-    return text
 
 
 def _wrong(what: str) -> StartError:

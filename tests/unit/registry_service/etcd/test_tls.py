@@ -1,16 +1,20 @@
 """TLS: whom the store trusts, and what it says when it does not."""
 
 import datetime as dt
+import shutil
+from contextlib import suppress
 
 import pytest
 import trustme
 
+from registry_service.etcd.endpoints import Endpoints
 from registry_service.etcd.store import EtcdStore
 from registry_service.etcd.url import parse
 from registry_service.store import Put
 from registry_service.stores import check
 from stackmesh.errors import RegistryUnreachable
 from stackmesh.process import StartError
+from tests.contracts.store import collect
 from tests.fakes.etcd import Tls, etcd, store_url
 
 
@@ -72,6 +76,51 @@ async def test_a_member_that_wants_a_certificate_is_shown_one(tmp_path):
             with pytest.raises(RegistryUnreachable) as caught:
                 await store.get("a")
             assert "if it speaks TLS" not in caught.value.message
+
+
+class Forgetful(EtcdStore):
+    """Reads the files once."""
+
+    def __init__(self, location):
+        super().__init__(location)
+        self._client.endpoints = ReadsOnce(location)
+
+
+class ReadsOnce(Endpoints):
+    async def _renew(self, endpoint):
+        pass
+
+
+async def outlives_its_files(folder, kind=EtcdStore):
+    """When the certificates of both sides are exchanged, and etcd starts anew, the store goes on; a watch does, too."""
+    tls, new = (files(folder / name, "127.0.0.1", clients=True) for name in ("old", "new"))
+    async with etcd(folder, tls=tls) as member:
+        async with kind(location(member, f"tls={tls.ca}&cert={tls.cert}&key={tls.key}")) as store:
+            first = await store.commit([Put("a", b"1")])
+            member.kill()
+            for file in ("ca", "cert", "key"):
+                shutil.copy(getattr(new, file), getattr(tls, file))
+            await member.restart()
+            with suppress(RegistryUnreachable):  # which may be how the connection's end is noticed
+                await store.commit([Put("a", b"2")])
+            assert await store.get("a")
+            assert await collect(store, first, first)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+async def test_exchanged_files_are_read(folders):
+    await outlives_its_files(folders)
+
+
+async def test_that_check_finds_a_store_that_reads_them_once(folders):
+    with pytest.raises(RegistryUnreachable):
+        await outlives_its_files(folders, Forgetful)
 
 
 async def test_a_file_that_is_not_there_is_named_at_the_start(tmp_path):
