@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 COMMIT_LIMIT: Final = 50
-"""Changes in one commit. etcd refuses transactions of more than 128 operations, comparisons included."""
+"""Changes in one commit."""
+EXPECT_LIMIT: Final = 100
+"""Keys of which one commit expects something. etcd takes 128 comparisons in a transaction, and 128 operations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Store(Protocol):
         `expect` maps keys to the revision that must have last written them, 0 meaning that the key must not exist;
         otherwise Conflict is raised and nothing is changed. Deleting a key that does not exist changes nothing; a
         commit that changes nothing makes no revision and returns the current one. A Put whose lease is not alive raises
-        Conflict. Too many ops, none, or two for one key: ValueError.
+        Conflict. Too many ops, none, two for one key, or more than EXPECT_LIMIT expectations: ValueError.
         """
         ...
 
@@ -161,10 +163,12 @@ async def pages(
         after = page.rows[-1].key if more else ""
 
 
-def check(ops: Sequence[Op]) -> None:
+def check(ops: Sequence[Op], expect: Mapping[str, int]) -> None:
     """Raises ValueError for what no store commits."""
     keys = [op.key for op in ops]
     if not 1 <= len(keys) <= COMMIT_LIMIT or len(set(keys)) < len(keys):
         raise ValueError(f"a commit has 1 to {COMMIT_LIMIT} changes, of different keys")
-    if not all(key and key.isascii() for key in keys):
+    if len(expect) > EXPECT_LIMIT:
+        raise ValueError(f"a commit expects something of {EXPECT_LIMIT} keys at most")
+    if not all(key and key.isascii() for key in (*keys, *expect)):
         raise ValueError("keys are ASCII and not empty")

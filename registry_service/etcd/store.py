@@ -79,9 +79,9 @@ class EtcdStore:
         return Page(rows=rows, revision=revision or answer.header.revision, more=answer.more)
 
     async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
-        check(ops)
+        expect = expect or {}
+        check(ops, expect)
         async with self._in_time():
-            expect = expect or {}
             changes = any(isinstance(op, Put) or expect.get(op.key) for op in ops)
             conditions = [wire.written_at(self._layout.key(key), revision) for key, revision in expect.items()]
             while True:

@@ -90,8 +90,9 @@ class SqliteStore:
         return await self._run(self._log.list, prefix, after, limit, revision)
 
     async def commit(self, ops: Sequence[Op], *, expect: Mapping[str, int] | None = None) -> int:
-        check(ops)
-        return await self._run(self._advance, self._log.commit, tuple(ops), dict(expect or {}))
+        expect = dict(expect or {})
+        check(ops, expect)
+        return await self._run(self._advance, self._log.commit, tuple(ops), expect)
 
     async def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
         following = start_revision

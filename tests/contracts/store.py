@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pytest
 
-from registry_service.store import COMMIT_LIMIT, Commit, Delete, Put, Row, Store
+from registry_service.store import COMMIT_LIMIT, EXPECT_LIMIT, Commit, Delete, Put, Row, Store
 from stackmesh.errors import Conflict, RevisionGone
 
 LIMIT = 10.0
@@ -281,6 +281,13 @@ class StoreContract:
 
     async def test_a_crowd_of_swaps_has_one_winner(self, store):
         await one_wins([store] * 16, rounds=5)
+
+    @pytest.mark.parametrize("op", [Put("a", b""), Delete("a")])
+    async def test_as_much_can_be_expected_as_is_promised_and_no_more(self, store, op):
+        await store.commit([Put("a", b"")])
+        await store.commit([op], expect={f"k{n}": 0 for n in range(EXPECT_LIMIT)})
+        with pytest.raises(ValueError):
+            await store.commit([op], expect={f"k{n}": 0 for n in range(EXPECT_LIMIT + 1)})
 
     # watch
 
