@@ -19,7 +19,6 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from registry_service.etcd import tls
-from stackmesh.nearest import hint
 from stackmesh.process import StartError
 
 SCHEME: Final = "etcd://"
@@ -59,8 +58,8 @@ def parse(url: str) -> Location:
     if not url.startswith(SCHEME):
         raise StartError(f"registry.store is no address of an etcd; write {SCHEME}HOST:PORT/PREFIX")
     rest, _, query = url.removeprefix(SCHEME).partition("?")
-    if "@" in query and "@" not in rest:  # then the query may be a part of the password, and must not be shown
-        raise _wrong("a ? in the user or the password must be percent-encoded")
+    if "@" in query:  # then it may be a part of the password, and must not be shown
+        raise _wrong("a ? in the user or the password, or an @ after the ?, must be percent-encoded")
     userinfo, at, rest = rest.rpartition("@")
     hosts, _, prefix = rest.partition("/")
     user, _, password = userinfo.partition(":")
@@ -93,7 +92,7 @@ def _options(query: str) -> Mapping[str, str]:
     options: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in _QUERY:
-            raise _wrong(f"nothing is called {key}=; {hint(key, _QUERY)}")
+            raise _wrong(f"after the ? is something other than {'=, '.join(_QUERY)}=")
         if key in options or not value:
             raise _wrong(f"{key}= is {'there twice' if key in options else 'empty'}")
         options[key] = value

@@ -35,10 +35,13 @@ def test_what_an_address_says(url, location):
         ("etcd://secret@h", "USER:PASSWORD"),
         ("etcd://:secret@h", "USER:PASSWORD"),
         ("etcd://me:secret?secret=secret@h", "percent-encoded"),
+        ("etcd://me:s@ecret?secret=secret@h", "percent-encoded"),
+        ("etcd://me:s@ecret?secret@h", "percent-encoded"),
         ("etcd://me:sec,ret/h", "HOST:PORT"),
         ("etcd://h/a b", "the prefix may hold"),
         ("etcd://h/a//b", "the prefix may hold"),
-        ("etcd://h?tsl=system", "nothing is called tsl=; there are: tls"),
+        ("etcd://h?tsl=system", "something other than tls=, cert=, key=, name="),
+        ("etcd://h?secret", "something other than tls="),
         ("etcd://h?tls=", "tls= is empty"),
         ("etcd://h?tls=a&tls=b", "tls= is there twice"),
         ("etcd://h?tls=a&cert=b", "cert= and key= go together"),
@@ -61,8 +64,9 @@ def test_nothing_shows_the_password():
 def test_a_store_is_chosen_by_its_scheme(tmp_path):
     assert isinstance(stores.open_store("etcd://h/m"), EtcdStore)
     assert isinstance(stores.open_store(f"sqlite:///{tmp_path}/registry.db"), SqliteStore)
-    for url in ("etcd://h?tls=/nowhere", "etcd://h/ ", "sqlite:///"):
-        with pytest.raises(StartError):
+    for url in ("etcd://h?tls=/nowhere", "etcd://h/ ", "sqlite:///", "etcds://me:secret@h/m", "/me:secret@h"):
+        with pytest.raises(StartError) as caught:
             stores.check(url)
+        assert "secret" not in str(caught.value)
     stores.check("etcd://h/m")
     stores.check("etcd://h/m?tls=system")
