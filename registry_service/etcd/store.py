@@ -44,6 +44,8 @@ class EtcdStore:
         self._resources = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        if self._location.password and not self._location.tls:
+            log.warning("the password for etcd goes over the network unencrypted: add ?tls=system or ?tls=FILE")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._client)
             await stack.enter_async_context(background(self._keep_alives.run(), "keep-alives"))

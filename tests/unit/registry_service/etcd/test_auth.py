@@ -71,6 +71,7 @@ async def test_passwords_can_be_switched_on_meanwhile(tmp_path, caplog):
     async with etcd(tmp_path) as member:
         await outlives_the_beginning_of_passwords(member)
     assert "lets everybody in" in caplog.text
+    assert "unencrypted" in caplog.text
     assert PASSWORD not in caplog.text
 
 
