@@ -10,6 +10,7 @@ does whose reader knows everything there is. So each watch begins at the revisio
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
@@ -24,6 +25,8 @@ from stackmesh.errors import RevisionGone
 from stackmesh.etcd.v1 import etcd_pb2 as pb
 
 _ANSWER_SECONDS: Final = 3.0
+_AT_ONCE: Final = 10
+"""Commits of one answer that are given in a row. There may be a thousand in it, and each of them is work."""
 _PROBE: Final = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 _NO_WATCH: Final = -1
 """Is said to be meant by the answer to a probe."""
@@ -59,7 +62,9 @@ class Watch:
                 self._check_end(answer, stream.address)
                 if answer.watch_id not in (watch_id, _NO_WATCH):
                     raise confused(stream.address)
-                for events in pieces.take(answer):
+                for number, events in enumerate(pieces.take(answer)):
+                    if number % _AT_ONCE == 0:
+                        await self._breathe()
                     commit = self._commit(events)
                     self._delivered = commit.revision
                     yield commit
@@ -87,6 +92,10 @@ class Watch:
         if not self._cluster == answer.header.cluster_id == self._client.cluster:
             raise _replaced()
         return answer
+
+    async def _breathe(self) -> None:
+        """Let others have their turn."""
+        await asyncio.sleep(0)
 
     def _progress(self, answer: pb.WatchResponse, watch_id: int) -> int:
         """Up to where an answer says that everything has been delivered; 0 if it does not say."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import aclosing
+from itertools import groupby
 
 import pytest
 
@@ -11,6 +12,7 @@ from registry_service.etcd.url import parse
 from registry_service.etcd.watch import Watch
 from registry_service.store import Delete, Put
 from stackmesh.errors import RegistryUnreachable, RevisionGone, Unavailable
+from stackmesh.tasks import background
 from tests.contracts.store import collect, next_change, now
 from tests.fakes.etcd import etcd, etcd_cluster, fresh_prefix, store_url
 from tests.fakes.newer_etcd import newer_etcd
@@ -240,6 +242,45 @@ async def test_an_idle_watch_of_a_newer_etcd_lives_on(member, prefix):
 async def test_that_check_finds_a_watch_that_begins_in_the_future(member, prefix):
     with pytest.raises(RegistryUnreachable, match="does not answer"):
         await idles(member, prefix, Late)
+
+
+class Breathless(EtcdStore):
+    """Gives whatever there is in a row."""
+
+    def watch(self, start_revision):
+        return BreathlessWatch(self._client, self._layout, start_revision, self._silence).commits()
+
+
+class BreathlessWatch(Watch):
+    async def _breathe(self):
+        pass
+
+
+async def lets_others_work(member, replay, kind=EtcdStore):
+    """However long a replay is, the event loop comes round all the time."""
+    prefix, revisions = replay
+    rounds = 0
+
+    async def count():
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async with kind(parse(store_url(member.address, prefix=prefix))) as store:
+        async with background(count(), "count"), aclosing(store.watch(revisions[0])) as watch:
+            seen = [(await anext(watch), rounds)[1] for _ in revisions]
+    in_a_row = max(len(list(group)) for _, group in groupby(seen))
+    assert in_a_row <= 10
+
+
+async def test_a_replay_lets_others_work(member, replay):
+    await lets_others_work(member, replay)
+
+
+async def test_that_check_finds_a_watch_that_does_not(member, replay):
+    with pytest.raises(AssertionError):
+        await lets_others_work(member, replay, Breathless)
 
 
 async def test_an_idle_watch_comes_to_the_revision_of_a_revocation(member, url):
