@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Any, Final, NamedTuple
 
+from stackmesh.bell import Bell
 from stackmesh.registry.v1 import resources_pb2 as rows, watch_service_pb2 as pb
 from stackmesh.resources import KINDS, Kind, api_word
 from stackmesh.routes import Api, ResourceType
@@ -295,7 +296,7 @@ class SnapshotView:
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
-        self._moved = asyncio.Event()
+        self._moved = Bell()
 
     def replace(
         self, entries: Sequence[pb.Entry], revision: int, store_id: str = "", *, saved_at: float | None = None
@@ -316,8 +317,7 @@ class SnapshotView:
     def step(self, snapshot: Snapshot) -> None:
         """The next one."""
         self.snapshot = snapshot
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.ring()
 
     async def changed(self, since: Snapshot | None) -> Snapshot:
         """Wait for a snapshot other than `since`, and return the latest."""

@@ -26,6 +26,7 @@ from typing import Final, Protocol
 import grpc
 
 from stackmesh.backoff import Backoff
+from stackmesh.bell import Bell
 from stackmesh.errors import MeshError, RevisionGone, Timeout, from_rpc_error
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
@@ -176,7 +177,7 @@ class Reflector:
         self._answered = False  # since the last break
         self._heard = -math.inf
         self._returned = -math.inf
-        self._moved = asyncio.Event()
+        self._moved = Bell()
 
     @property
     def revision(self) -> int | None:
@@ -285,8 +286,7 @@ class Reflector:
         """The view has it."""
         self._heard = time.monotonic()
         self._revision = revision
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.ring()
 
     def _lost(self, why: str, error: Exception | None = None) -> None:
         """Say so: at once, when the reason is another one, and now and then while it lasts."""

@@ -8,9 +8,8 @@ from typing import Any
 
 import grpc
 
-from registry_service import records
-from registry_service.lists import filters
-from registry_service.lists.filters import Wanted
+from registry_service import filters, records
+from registry_service.filters import Wanted
 from registry_service.lists.pages import Listing, read_page
 from registry_service.mirror.feed import Feed
 from registry_service.mirror.mirror import Mirror

@@ -11,11 +11,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-from registry_service.lists.filters import Wanted
+from registry_service.filters import Wanted
 from registry_service.mirror import source
 from registry_service.mirror.ring import Ring, Whole
 from registry_service.mirror.telling import provider_of, response, tell
 from registry_service.store import Store
+from stackmesh.bell import Bell
 from stackmesh.errors import RegistryUnreachable, RevisionGone
 from stackmesh.reflector import Listed, Source
 from stackmesh.registry.v1 import watch_service_pb2 as pb
@@ -39,7 +40,7 @@ class Feed:
         self._lists = 0
         self._providers: dict[str, str] = {}  # of each resource
         self._heard = self._idle = -float("inf")
-        self._moved = asyncio.Event()
+        self._moved = Bell()
 
     @property
     def source(self) -> Source:
@@ -134,8 +135,7 @@ class Feed:
         self._heard = self._now()
         if idle:
             self._idle = self._heard
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.ring()
 
     def _replace(self, entry: pb.Entry) -> str:
         """Keep the provider of a resource; returns the one it had."""

@@ -13,6 +13,7 @@ from typing import Final
 from registry_service.mirror.known import Known
 from registry_service.mirror.source import StoreSource
 from registry_service.store import Store
+from stackmesh.bell import Bell
 from stackmesh.errors import RegistryUnreachable
 from stackmesh.reflector import Reflector, Source
 from stackmesh.registry.v1 import watch_service_pb2 as pb
@@ -33,7 +34,7 @@ class Mirror:
         self._store = store
         self._limit = limit
         self._known: Known | None = None
-        self._moved = asyncio.Event()
+        self._moved = Bell()
         self._reflector = Reflector(source or StoreSource(store), self, patience=_PATIENCE)
         self._head = SharedRead(self._read_head)
 
@@ -95,8 +96,7 @@ class Mirror:
 
     def _step(self, known: Known) -> None:
         self._known = known
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.ring()
 
     def __repr__(self) -> str:
         return f"<Mirror {self._known!r} of {self._store!r}>"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
-from registry_service.lists.filters import Wanted
+from registry_service.filters import Wanted
 from registry_service.mirror.telling import Told, response
 
 MOST_CHANGES: Final = 10_000

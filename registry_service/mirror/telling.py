@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from registry_service import records
-from registry_service.lists.filters import EVERYTHING, Wanted
+from registry_service.filters import EVERYTHING, Wanted
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 
 

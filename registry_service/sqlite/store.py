@@ -21,6 +21,7 @@ from registry_service.sqlite.lock import Lock, locked
 from registry_service.sqlite.log import Log
 from registry_service.sqlite.path import real
 from registry_service.store import Commit, Op, Page, Row, check
+from stackmesh.bell import Bell
 from stackmesh.errors import MeshError, RegistryUnreachable, StoreFull, Unavailable
 from stackmesh.process import StartError
 from stackmesh.tasks import background
@@ -56,7 +57,7 @@ class SqliteStore:
         self._opened: Log | None = None
         self._files: tuple[tuple[int, int] | None, ...] = ()  # that are open
         self._head = 0
-        self._advanced = asyncio.Event()
+        self._advanced = Bell()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -97,7 +98,7 @@ class SqliteStore:
     async def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
         following = start_revision
         while True:
-            advanced = self._advanced  # taken before the read, so that no commit after it is missed
+            advanced = self._advanced.next  # taken before the read, so that no commit after it is missed
             commits, head = await self._run(self._log.commits, following)
             for commit in commits:
                 yield commit
@@ -175,11 +176,7 @@ class SqliteStore:
     def _tell(self, revision: int) -> None:
         if revision > self._head:
             self._head = revision
-            self._wake()
-
-    def _wake(self) -> None:
-        advanced, self._advanced = self._advanced, asyncio.Event()
-        advanced.set()
+            self._advanced.ring()
 
     async def _within_checkpoint(self, advanced: asyncio.Event) -> bool:
         try:
@@ -216,7 +213,7 @@ class SqliteStore:
 
     async def _end_thread(self, thread: ThreadPoolExecutor) -> None:
         self._thread = None
-        self._wake()  # watchers find the store closed
+        self._advanced.ring()  # watchers find the store closed
         await asyncio.to_thread(thread.shutdown)
 
     def __repr__(self) -> str:

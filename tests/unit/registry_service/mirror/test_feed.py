@@ -10,7 +10,7 @@ import pytest
 from registry_service import records
 from registry_service.etcd.store import EtcdStore
 from registry_service.etcd.url import parse
-from registry_service.lists.filters import EVERYTHING, Wanted
+from registry_service.filters import EVERYTHING, Wanted
 from registry_service.mirror.feed import Feed
 from registry_service.mirror.mirror import Mirror
 from registry_service.mirror.ring import Ring

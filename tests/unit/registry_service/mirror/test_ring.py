@@ -1,6 +1,6 @@
 import pytest
 
-from registry_service.lists.filters import EVERYTHING, Wanted
+from registry_service.filters import EVERYTHING, Wanted
 from registry_service.mirror.ring import BATCH_BYTES, Ring, Whole
 from registry_service.mirror.telling import tell
 from stackmesh.registry.v1 import resources_pb2, watch_service_pb2 as pb
