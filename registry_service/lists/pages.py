@@ -37,6 +37,7 @@ class Listing:
 class ListPage:
     rows: tuple[Row, ...]
     revision: int
+    store_id: str
     next_token: str
     """Empty on the last page."""
 
@@ -61,7 +62,9 @@ async def read_page(store: Store, listing: Listing, size: int, token: str) -> Li
                 rows.append(row)
             if following:
                 break
-    return ListPage(rows=tuple(rows), revision=at, next_token=following)
+    if store_id != await store.store_id():
+        raise RevisionGone("the store has become another one: list again")
+    return ListPage(rows=tuple(rows), revision=at, store_id=store_id, next_token=following)
 
 
 async def _scan(store: Store, listing: Listing, after: str, limit: int, revision: int | None) -> AsyncGenerator[Page]:

@@ -47,7 +47,7 @@ class Watch:
             entries=records.entries(page.rows),
             next_page_token=page.next_token,
             revision=page.revision,
-            store_id=await self._store.store_id(),
+            store_id=page.store_id,
         )
 
     async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncGenerator[bytes]:

@@ -91,8 +91,13 @@ class Mirror:
         self._step((self._known or Known()).after((change.entry for change in changes), revision))
 
     async def _read_head(self) -> tuple[int, str]:
-        revision, store_id = await asyncio.gather(self._store.revision(), self._store.store_id())
-        return revision, store_id
+        try:
+            async with asyncio.TaskGroup() as group:
+                revision = group.create_task(self._store.revision())
+                store_id = group.create_task(self._store.store_id())
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        return revision.result(), store_id.result()
 
     def _step(self, known: Known) -> None:
         self._known = known

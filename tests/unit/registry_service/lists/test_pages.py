@@ -62,6 +62,26 @@ async def test_a_list_begun_before_a_restart_is_gone_and_can_be_read_again(tmp_p
         assert (await read_page(store, THINGS, 2, (await read_page(store, THINGS, 2, "")).next_token)).rows
 
 
+class Replaced(SqliteStore):
+    """Becomes another one while it is listed."""
+
+    listed = 0
+
+    async def list(self, prefix, **options):
+        self.listed += 1
+        return await super().list(prefix, **options)
+
+    async def store_id(self):
+        return f"{self.listed}"
+
+
+async def test_a_page_is_of_one_store(store, tmp_path):
+    assert (await read_page(store, THINGS, 2, "")).store_id == await store.store_id()
+    async with Replaced(tmp_path / "other.db") as other:
+        with pytest.raises(RevisionGone, match="another one"):
+            await read_page(other, THINGS, 2, "")
+
+
 async def test_a_list_left_for_too_long_is_gone(store):
     token = (await read_page(store, THINGS, 2, "")).next_token
     await store.compact(await store.commit([Put("t/x", b"")]))
