@@ -88,7 +88,8 @@ class Store(Protocol):
     async def revision(self) -> int:
         """The revision of the last commit or revocation; no watch is at it before it has delivered all of those.
 
-        It never falls while the store is the same. What ended leases took along may be later than it.
+        It never falls while the store is the same. What ended leases took along may be later than it; so may what
+        revoked ones did, if the store was full.
         """
         ...
 
@@ -144,7 +145,8 @@ class Store(Protocol):
         ...
 
     async def revoke(self, lease: int) -> None:
-        """End a lease and delete its keys, in as few commits as the store can. An ended lease is no error.
+        """End a lease and delete its keys, in as few commits as the store can. An ended lease is no error, nor is a
+        store that is full.
 
         A key that was since put without the lease, or with another one, stays.
         """

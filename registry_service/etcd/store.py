@@ -19,7 +19,7 @@ from registry_service.etcd.leases import KeepAlives
 from registry_service.etcd.url import Location
 from registry_service.etcd.watch import Watch
 from registry_service.store import Commit, Op, Page, Put, Row, check
-from stackmesh.errors import Conflict, MeshError, RevisionGone
+from stackmesh.errors import Conflict, MeshError, RevisionGone, StoreFull
 from stackmesh.etcd.v1 import etcd_pb2 as pb
 from stackmesh.process import StartError
 from stackmesh.tasks import background
@@ -129,7 +129,8 @@ class EtcdStore:
             with suppress(Conflict):  # it has ended
                 await self._client.call(wire.REVOKE, pb.LeaseRevokeRequest(id=lease), repeatable=True)
             if keys or await self.revision() != before:  # or something may have been put with it since
-                await self._txn([], [wire.put(self._layout.head, b"")], repeatable=True)
+                with suppress(StoreFull):  # then it is as if the lease had ended by itself, which makes no head either
+                    await self._txn([], [wire.put(self._layout.head, b"")], repeatable=True)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None]:

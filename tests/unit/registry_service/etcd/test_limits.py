@@ -22,6 +22,8 @@ async def fill(store):
 async def test_a_full_store_says_what_to_do_and_works_when_that_is_done(tmp_path):
     async with etcd(tmp_path, f"--quota-backend-bytes={16 * MEGABYTE}") as member:
         async with EtcdStore(parse(store_url(member.address))) as store:
+            lease = await store.grant(30)
+            await store.commit([Put("leased", b"1", lease)])
             with pytest.raises(StoreFull, match=r"compact and defragment.*alarm disarm"):
                 await fill(store)
             before, revision = await everything(store), await store.revision()
@@ -30,13 +32,17 @@ async def test_a_full_store_says_what_to_do_and_works_when_that_is_done(tmp_path
             with pytest.raises(StoreFull):
                 await store.grant(5)
             assert await everything(store) == before
+            for _ in range(2):
+                await store.revoke(lease)
+                assert not await store.keep_alive(lease)
+            assert await everything(store) == {key: before[key] for key in before if key != "leased"}
             assert await store.revision() == revision
         async with EtcdStore(parse(store_url(member.address))) as store:
             await store.store_id()
             await store.compact(revision)
             await member.ctl("defrag")
             await member.ctl("alarm", "disarm")
-            await store.commit([Put("a", b"1")])
+            assert await store.commit([Put("a", b"1")]) == await store.revision()
 
 
 async def test_a_commit_that_is_too_large_is_refused_whole(url):
