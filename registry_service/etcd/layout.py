@@ -1,7 +1,7 @@
 """What of a store is kept under which key of etcd.
 
     PREFIX/keys/KEY    what the store holds
-    PREFIX/head        put by every commit
+    PREFIX/head        put by every commit, with a value of its own
     PREFIX/id          which store this is
 
 The revision that last wrote `head` is that of the last commit, whatever other meshes write into the same etcd; and a

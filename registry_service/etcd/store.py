@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import sys
-import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, Self
@@ -14,6 +14,7 @@ from typing import Final, Self
 from registry_service.etcd import wire
 from registry_service.etcd.client import LIMIT, Client
 from registry_service.etcd.errors import AnswerTooLarge, Refused, silent
+from registry_service.etcd.identity import Identity
 from registry_service.etcd.layout import Layout
 from registry_service.etcd.leases import KeepAlives
 from registry_service.etcd.url import Location
@@ -39,6 +40,7 @@ class EtcdStore:
         self._layout = Layout(location.prefix)
         self._silence = silence
         self._client = Client(location, limit=limit)
+        self._identity = Identity(self._client, self._layout)
         self._keep_alives = KeepAlives(self._client)
         self._at_once = sys.maxsize  # rows that come in one answer, as far as is known
         self._resources = AsyncExitStack()
@@ -58,12 +60,7 @@ class EtcdStore:
 
     async def store_id(self) -> str:
         async with self._in_time():
-            answer = await self._read(self._layout.id)
-            while not answer.kvs:
-                new = wire.put(self._layout.id, uuid.uuid4().hex.encode())
-                await self._txn([wire.written_at(self._layout.id, 0)], [new], repeatable=True)
-                answer = await self._read(self._layout.id)
-            return f"{answer.kvs[0].value.decode()}-{answer.header.cluster_id:x}"
+            return await self._identity.get()
 
     async def revision(self) -> int:
         return _revision(await self._read(self._layout.head))
@@ -93,7 +90,7 @@ class EtcdStore:
                     if found is None:
                         return revision
                     certain = [wire.exists(found)]
-                done = [*map(self._op, ops), wire.put(self._layout.head, b"")]
+                done = [*map(self._op, ops), self._head()]
                 answer = await self._txn([*conditions, *certain], done, repeatable=False)
                 if answer.succeeded:
                     return answer.header.revision
@@ -101,7 +98,7 @@ class EtcdStore:
                     raise _conflict()
 
     def watch(self, start_revision: int) -> AsyncGenerator[Commit]:
-        return Watch(self._client, self._layout, start_revision, self._silence).commits()
+        return Watch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
     async def compact(self, revision: int) -> None:
         async with self._in_time():
@@ -130,7 +127,7 @@ class EtcdStore:
                 await self._client.call(wire.REVOKE, pb.LeaseRevokeRequest(id=lease), repeatable=True)
             if keys or await self.revision() != before:  # or something may have been put with it since
                 with suppress(StoreFull):  # then it is as if the lease had ended by itself, which makes no head either
-                    await self._txn([], [wire.put(self._layout.head, b"")], repeatable=True)
+                    await self._txn([], [self._head()], repeatable=True)
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncGenerator[None]:
@@ -185,6 +182,10 @@ class EtcdStore:
         """Does nothing unless all conditions hold."""
         request = pb.TxnRequest(compare=conditions, success=ops)
         return await self._client.call(wire.TXN, request, repeatable=repeatable)
+
+    def _head(self) -> pb.RequestOp:
+        """The mark of a commit, which no other bears."""
+        return wire.put(self._layout.head, secrets.token_bytes(8))
 
     def _op(self, op: Op) -> pb.RequestOp:
         key = self._layout.key(op.key)

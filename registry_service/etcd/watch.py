@@ -17,9 +17,10 @@ from typing import Final
 from registry_service.etcd.assembler import Assembler
 from registry_service.etcd.client import Client
 from registry_service.etcd.errors import confused, of_text, silent
+from registry_service.etcd.identity import Head, Identity
 from registry_service.etcd.layout import Layout
 from registry_service.etcd.stream import Stream, opened
-from registry_service.etcd.wire import RANGE, WATCH, end_of
+from registry_service.etcd.wire import WATCH, end_of
 from registry_service.store import Commit
 from stackmesh.errors import RevisionGone
 from stackmesh.etcd.v1 import etcd_pb2 as pb
@@ -37,10 +38,11 @@ WatchStream = Stream[pb.WatchRequest, pb.WatchResponse]
 class Watch:
     """The commits of a store from `start` on."""
 
-    def __init__(self, client: Client, layout: Layout, start: int, silence: float) -> None:
+    def __init__(self, client: Client, layout: Layout, identity: Identity, start: int, silence: float) -> None:
         """The member is asked for a sign of life after `silence` seconds."""
         self._client = client
         self._layout = layout
+        self._identity = identity
         self._start = start
         self._silence = silence
         self._cluster = 0
@@ -108,6 +110,9 @@ class Watch:
             return Commit(revision, ())
         if any(map(self._renames, events)):
             raise RevisionGone(f"at revision {revision} the registry's store has become another one")
+        for event in events:
+            if event.kv.key == self._layout.head:
+                self._identity.note(Head(revision, event.kv.value))
         changes = [change for change in map(self._layout.change, events) if change is not None]
         return Commit(revision, tuple(sorted(changes, key=lambda change: change.key)))
 
@@ -121,13 +126,12 @@ class Watch:
         if self._start <= 0:
             raise RevisionGone(f"there is no revision {self._start}")
         before = self._client.cluster
-        answer = await self._client.call(RANGE, pb.RangeRequest(key=self._layout.id), repeatable=True)
-        if before not in (0, answer.header.cluster_id):
+        look = await self._identity.look()
+        if before not in (0, look.cluster):
             raise _replaced()
-        if self._start > answer.header.revision + 1:
-            raise RevisionGone(f"revision {self._start} lies in the future: the store is at {answer.header.revision}")
-        self._cluster = answer.header.cluster_id
-        self._id = answer.kvs[0].value if answer.kvs else b""
+        if self._start > look.revision + 1:
+            raise RevisionGone(f"revision {self._start} lies in the future: the store is at {look.revision}")
+        self._cluster, self._id = look.cluster, look.name
 
     def _check_end(self, answer: pb.WatchResponse, address: str) -> None:
         """Raises why the watch has ended, if it has."""

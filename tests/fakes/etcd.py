@@ -112,6 +112,17 @@ class Etcd:
         self.start()
         await self.ready()
 
+    async def restore(self, snapshot: Path) -> None:
+        """Start it again with what `ctl("snapshot", "save", FILE)` saved, as the only member of the same cluster."""
+        self.kill()
+        shutil.rmtree(self.data)
+        token = [option for option in self._options if option.startswith("--initial-cluster-token=")]
+        await self.ctl(
+            *("snapshot", "restore", str(snapshot), "--data-dir", str(self.data), "--name", self.name, *token),
+            *("--initial-cluster", self.peers, "--initial-advertise-peer-urls", self.peer_url),
+        )
+        await self.restart()
+
     async def ctl(self, *args: str, stdin: str = "") -> str:
         """What `etcdctl ARGS` prints."""
         return await asyncio.to_thread(self._ctl, args, stdin)

@@ -218,7 +218,7 @@ class Trusting(EtcdStore):
     """Takes every cluster for the one it knows."""
 
     def watch(self, start_revision):
-        return TrustingWatch(self._client, self._layout, start_revision, self._silence).commits()
+        return TrustingWatch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
 
 class TrustingWatch(Watch):

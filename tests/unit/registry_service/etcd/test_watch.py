@@ -28,7 +28,7 @@ class Hasty(EtcdStore):
     """Takes a revision from every header."""
 
     def watch(self, start_revision):
-        return HastyWatch(self._client, self._layout, start_revision, self._silence).commits()
+        return HastyWatch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
 
 class HastyWatch(Watch):
@@ -149,7 +149,7 @@ class Patient(EtcdStore):
     """Does not ask whether etcd lives."""
 
     def watch(self, start_revision):
-        return PatientWatch(self._client, self._layout, start_revision, self._silence).commits()
+        return PatientWatch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
 
 class PatientWatch(Watch):
@@ -213,7 +213,7 @@ class Late(EtcdStore):
     """Begins its watches in the future, when there is nothing else to come."""
 
     def watch(self, start_revision):
-        return LateWatch(self._client, self._layout, start_revision, self._silence).commits()
+        return LateWatch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
 
 class LateWatch(Watch):
@@ -248,7 +248,7 @@ class Breathless(EtcdStore):
     """Gives whatever there is in a row."""
 
     def watch(self, start_revision):
-        return BreathlessWatch(self._client, self._layout, start_revision, self._silence).commits()
+        return BreathlessWatch(self._client, self._layout, self._identity, start_revision, self._silence).commits()
 
 
 class BreathlessWatch(Watch):
