@@ -80,7 +80,8 @@ def chat(
     epilog="`stackmesh get models` : what can be called, and why not\n\n"
     "`stackmesh get providers` : who serves it, and where\n\n"
     "`stackmesh get models my-llama -o yaml` : all of one\n\n"
-    "`stackmesh get routes -o json | jq -r '.[].identifier'`"
+    "`stackmesh get routes -o json | jq -r '.[].identifier'`\n\n"
+    "`stackmesh get health` : what is wrong; code 1 if no call can be routed"
 )
 def get(
     kind: Annotated[Listed, typer.Argument(help="What to list.", show_default=False)],
@@ -93,6 +94,13 @@ def get(
     address: Address = GATEWAY,
 ) -> None:
     """List what the mesh knows, or show one of it."""
+    if kind is Listed.HEALTH:
+        if name is not None:
+            raise typer.BadParameter("health is one, and has no names; leave it away", param_hint="NAME")
+        from stackmesh.cli.health import run as show_health
+
+        show_health(address, output)
+        return
     from stackmesh.cli.get import run
 
     run(address, kind, name, output)

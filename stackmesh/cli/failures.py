@@ -29,7 +29,7 @@ _HINTS: Final[Mapping[type[errors.MeshError], str]] = {
     errors.Conflict: "see what it is now with: stackmesh get {kind}s NAME -o yaml",
     errors.Declared: "edit the mesh's YAML, and start the registry again",
     errors.RevisionGone: "begin with what there is now: leave --start-revision away",
-    errors.RegistryUnreachable: "see what is routed meanwhile with: stackmesh get routes; try again when it is back",
+    errors.RegistryUnreachable: "see what the gateway goes on with: stackmesh get health; try again when it is back",
     errors.StoreFull: "reads go on; see docs/operations.md for how to make room in the registry's store",
 }
 

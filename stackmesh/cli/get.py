@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from stackmesh.cli.failures import told
+from stackmesh.cli.health import require_snapshot
 from stackmesh.cli.options import Output
 from stackmesh.cli.show import Cell, as_json, as_yaml, plain, print_table, state, word
 from stackmesh.client import Client
@@ -81,11 +82,12 @@ def _resource(resource: Resource) -> Sequence[Cell]:
 
 
 async def _providers(client: Client) -> Sequence[ProviderInfo]:
+    await require_snapshot(client)
     return await client.inspect.providers()
 
 
 async def _provider(client: Client, name: str) -> ProviderInfo:
-    infos = {_provider_name(info.provider): info for info in await client.inspect.providers()}
+    infos = {_provider_name(info.provider): info for info in await _providers(client)}
     return _only(name, infos, ProviderNotFound, "provider")
 
 
@@ -122,6 +124,7 @@ def _instance_row(instance: Instance) -> Sequence[Cell]:
 
 
 async def _routes(client: Client) -> Sequence[RouteInfo]:
+    await require_snapshot(client)
     return [route async for route in client.inspect.routes()]
 
 

@@ -43,6 +43,7 @@ class Listed(StrEnum):
     PROVIDERS = "providers"
     INSTANCES = "instances"
     ROUTES = "routes"
+    HEALTH = "health"
 
 
 class BankKind(StrEnum):

@@ -22,7 +22,11 @@ Cell = str | Text
 
 _CONTROLS: Final = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _DUMPER: Final[Any] = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
-_STYLES: Final = {"serving": "green", "pending": "yellow", "not serving": "red"}
+_STYLES: Final = {
+    **dict.fromkeys(("serving", "ok"), "green"),
+    **dict.fromkeys(("pending", "degraded"), "yellow"),
+    **dict.fromkeys(("not serving", "unavailable"), "red"),
+}
 
 
 def inert(text: str) -> str:

@@ -21,7 +21,7 @@ def said(capsys, error, address="h:1", kind="model"):
 def test_a_gateway_that_knows_nothing_is_not_said_to_route(capsys):
     """The hint is the same whether it routes by what it knew or has never known anything."""
     hint = said(capsys, errors.RegistryUnreachable("the gateway has not reached the registry yet")).splitlines()[1]
-    assert hint == "hint: see what is routed meanwhile with: stackmesh get routes; try again when it is back"
+    assert hint == "hint: see what the gateway goes on with: stackmesh get health; try again when it is back"
 
 
 def test_a_time_limit_of_ours_is_told_in_words_and_the_meshs_own_as_it_is(capsys):

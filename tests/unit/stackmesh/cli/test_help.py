@@ -59,7 +59,7 @@ def test_the_types_are_those_of_the_registry():
     assert {kind.word.replace("_", "-"): kind.payload for kind in KINDS.values()} == TYPES
     plurals = [kind.plural.replace("_", "-") for kind in KINDS.values()]
     assert [*plurals, "providers", "instances"] == list(Watched)
-    assert [*plurals, "providers", "instances", "routes"] == list(Listed)
+    assert [*plurals, "providers", "instances", "routes", "health"] == list(Listed)
     kinds = [field.name.replace("_", "-") for field in MemoryBankParams.DESCRIPTOR.fields]
     assert kinds == list(BankKind)
 
