@@ -9,6 +9,7 @@ from gateway import server
 from gateway.server import Gateway
 from stackmesh.config import Config
 from stackmesh.process import Process, run
+from stackmesh.tasks import background
 
 FIRST_SNAPSHOT_SECONDS: Final = 3.0
 """How long to wait for the registry before saying that calls are answered, be it from a file or by UNAVAILABLE."""
@@ -21,7 +22,13 @@ async def serve(config: Config, process: Process) -> None:
             async with asyncio.timeout(FIRST_SNAPSHOT_SECONDS):
                 await gateway.told()
         process.notify.ready(f"gateway at {gateway.address}{_how(gateway)}")
-        await process.stopping.wait()
+
+        async def tell_when_it_is_there() -> None:
+            await gateway.told()
+            process.notify.status(f"gateway at {gateway.address}")
+
+        async with background(tell_when_it_is_there(), "wait for the registry"):
+            await process.stopping.wait()
         await gateway.listener.leave()
 
 

@@ -11,9 +11,11 @@ from typing import Final
 from rich.console import Console
 
 from stackmesh.cli.failures import told
+from stackmesh.cli.welcome import welcome
 from stackmesh.config import Config, load
 from stackmesh.supervisor import Supervisor, commands, same_code, supervised, unhosted
 from stackmesh.supervisor.view import View, view
+from stackmesh.tasks import background
 
 LOGS: Final = Path(".stackmesh/logs")
 
@@ -32,8 +34,8 @@ async def _up(config: Config, path: Path | None, environment: Mapping[str, str],
     async with supervised(commands(config, path), LOGS, same_code(environment), seen.show) as supervisor:
         _obey_signals(supervisor, seen)
         if await supervisor.ready():
-            seen.note(_welcome(config))
-            await supervisor.asked_to_stop()
+            async with background(welcome(config, seen.note), "welcome"):
+                await supervisor.asked_to_stop()
 
 
 def _obey_signals(supervisor: Supervisor, seen: View) -> None:
@@ -48,9 +50,3 @@ def _obey_signals(supervisor: Supervisor, seen: View) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, obey)
-
-
-def _welcome(config: Config) -> str:
-    address = config.gateway.address
-    option = "" if address == "127.0.0.1:8321" else f" --address {address}"
-    return f"the mesh is up at {address}; talk to it with: stackmesh chat{option}"

@@ -36,15 +36,16 @@ class View(Protocol):
 
 
 class Lines:
-    """One line for each change of state."""
+    """One line for each change of state, and for each that who is ready says of itself."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._states: dict[str, State] = {}
+        self._shown: dict[str, tuple[State, str]] = {}
 
     def show(self, status: Status) -> None:
-        if self._states.get(status.name) is not status.state:
-            self._states[status.name] = status.state
+        shown = status.state, status.text if status.state is State.READY else ""
+        if self._shown.get(status.name) != shown:
+            self._shown[status.name] = shown
             self._say(f"{status.name} {status.state}" + (f": {status.text}" if status.text else ""))
 
     def note(self, text: str) -> None:

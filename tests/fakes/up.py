@@ -70,13 +70,16 @@ class Up:
         return self.process.wait(seconds)
 
 
-def mesh_yaml(folder: Path, providers: str, *, gateway: int, registry: int, models: Iterable[str] = ()) -> Path:
-    """A mesh with these inference providers, each a line of YAML."""
+def mesh_yaml(
+    folder: Path, providers: str, *, gateway: int, registry: int, models: Iterable[str] = (), store: str = ""
+) -> Path:
+    """A mesh with these inference providers, each a line of YAML. `store`: instead of a file in the folder."""
     path = folder / "mesh.yaml"
+    store = store or f"sqlite:///{folder / 'registry.db'}"
     declared = "".join(f"- model_id: {model}\n" for model in models)
     path.write_text(
         "version: 1\n"
-        f'registry: {{store: "sqlite:///{folder / "registry.db"}", address: "127.0.0.1:{registry}"}}\n'
+        f'registry: {{store: "{store}", address: "127.0.0.1:{registry}"}}\n'
         f'gateway: {{address: "127.0.0.1:{gateway}"}}\n'
         f"providers:\n  inference:\n{providers}" + (f"models:\n{declared}" if declared else "")
     )
@@ -85,11 +88,17 @@ def mesh_yaml(folder: Path, providers: str, *, gateway: int, registry: int, mode
 
 @contextmanager
 def running_up(
-    folder: Path, providers: str, *, models: Iterable[str] = (), gateway: int | None = None, **more: str
+    folder: Path,
+    providers: str,
+    *,
+    models: Iterable[str] = (),
+    gateway: int | None = None,
+    store: str = "",
+    **more: str,
 ) -> Generator[Up]:
     """Started, not yet ready, with `more` in its environment. At the end it is stopped, if it is still there."""
     gateway, registry = gateway or free_port(), free_port()
-    config = mesh_yaml(folder, providers, gateway=gateway, registry=registry, models=models)
+    config = mesh_yaml(folder, providers, gateway=gateway, registry=registry, models=models, store=store)
     process = subprocess.Popen(
         (*STACKMESH, "up", str(config)),
         cwd=folder,

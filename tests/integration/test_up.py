@@ -18,6 +18,7 @@ import pytest
 from stackmesh import errors
 from stackmesh.client import Client, user
 from stackmesh.ports import free_port
+from tests.fakes.etcd import Etcd
 from tests.fakes.terminal import Terminal
 from tests.fakes.up import ROOT, STACKMESH, Up, environment, mesh_yaml, running_up, stackmesh
 from tests.waiting import until
@@ -72,7 +73,7 @@ def test_every_change_of_state_is_a_plain_line(tmp_path):
 
 
 def test_sigterm_stops_it_too(tmp_path):
-    with running_up(tmp_path, ECHO) as up:
+    with running_up(tmp_path, ECHO, models=["echo"]) as up:
         up.wait_for(UP)
         assert up.stop(signal.SIGTERM) == 0
 
@@ -137,6 +138,36 @@ class TestWhatCannotStart:
             self.failed(up, ".stackmesh")
 
 
+class TestWelcome:
+    """It is welcoming when a model can be called, and says before that why none can be."""
+
+    def test_nothing_is_registered(self, tmp_path):
+        with running_up(tmp_path, ECHO) as up:
+            told = up.wait_for("no model can be called yet: none is registered; ")
+            assert told.strip().endswith(f"see: stackmesh get health --address {up.gateway}")
+            assert UP not in up.text
+            done = stackmesh("register", "model", "echo", "--address", up.gateway)
+            assert done.returncode == 0, done.stderr
+            assert up.gateway in up.wait_for(UP)
+
+    async def test_the_store_is_not_there_yet(self, tmp_path):
+        member = Etcd(tmp_path)
+        with running_up(tmp_path, ECHO, models=["echo"], store=f"etcd://{member.address}/mesh") as up:
+            told = await wait_for(up, "registry ready: ")
+            assert f", without its store yet: the registry's store, etcd at {member.address}, cannot be used" in told
+            await wait_for(up, "no model can be called yet: the registry has not been reached yet")
+            assert UP not in up.text
+            member.start()
+            try:
+                await member.ready()
+                await wait_for(up, UP)
+                assert f" registry ready: listening on {up.registry}\n" in up.text
+                assert f" gateway ready: gateway at {up.gateway}\n" in up.text
+                assert up.stop() == 0
+            finally:
+                member.kill()
+
+
 class TestStopping:
     def test_while_it_starts(self, tmp_path):
         with running_up(tmp_path, ECHO) as up:
@@ -174,7 +205,7 @@ class TestStopping:
             assert up.pids("gateway") == up.pids("services.inference") == up.pids("registry_service") == []
 
     async def test_nothing_is_left_when_it_is_killed(self, tmp_path):
-        with running_up(tmp_path, ECHO) as up:
+        with running_up(tmp_path, ECHO, models=["echo"]) as up:
             await wait_for(up, UP)
             up.process.kill()
             modules = ("gateway", "services.inference", "registry_service")

@@ -26,11 +26,14 @@ def test_without_a_terminal_each_change_of_state_is_a_plain_line() -> None:
         Status("gateway", State.STARTING),
         Status("gateway", State.STARTING, pid=7),
         Status("gateway", State.READY, "at 127.0.0.1:8321 [bold]", pid=7),
+        Status("gateway", State.READY, "at 127.0.0.1:8321 [bold]", pid=7, ready_since=1.0),
+        Status("gateway", State.READY, "at home", pid=7),
         terminal=False,
     )
     assert [line.partition(" ")[2] for line in text.splitlines()] == [
         "gateway starting",
         "gateway ready: at 127.0.0.1:8321 [bold]",
+        "gateway ready: at home",
         "the mesh is up",
     ]
     assert "\x1b" not in text
