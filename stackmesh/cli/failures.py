@@ -13,6 +13,8 @@ from rich.text import Text
 
 from stackmesh import errors
 from stackmesh.config import ConfigError
+from stackmesh.resources import KINDS, api_word
+from stackmesh.supervisor.commands import has_service
 from stackmesh.supervisor.status import StartFailed, SupervisorFailed
 
 INTERRUPTED: Final = 130
@@ -66,10 +68,17 @@ def tell(error: errors.MeshError, address: str | None, kind: str = "model") -> N
     elif type(error) is errors.DeadlineExceeded and address is not None:
         say_error(f"the gateway at {address} did not answer in time", "it may be stopped or overloaded; try again")
     else:
-        declared = isinstance(error, errors.ResourceExists) and error.metadata.get("source") == "config"
-        hint = _HINTS.get(errors.Declared if declared else type(error))
         its = error.metadata.get("resource_type", kind).replace("_", "-")
-        say_error(error.message, None if hint is None else hint.format(kind=its))
+        say_error(error.message, _hint(error, its))
+
+
+def _hint(error: errors.MeshError, kind: str) -> str | None:
+    api = next((api_word(each.api) for each in KINDS.values() if each.word == kind.replace("-", "_")), "")
+    if isinstance(error, errors.NoInstance | errors.ProviderNotFound) and api and not has_service(api):
+        return f"nothing in this version hosts {api} providers yet; once one of your own runs, it can be registered"
+    declared = isinstance(error, errors.ResourceExists) and error.metadata.get("source") == "config"
+    hint = _HINTS.get(errors.Declared if declared else type(error))
+    return None if hint is None else hint.format(kind=kind)
 
 
 def say_error(message: str, hint: str | None = None) -> None:

@@ -44,7 +44,7 @@ def same_code(environment: Mapping[str, str]) -> Mapping[str, str]:
 
 def service_modules(config: Config) -> Mapping[str, str]:
     """The module of each API that has providers, and a service."""
-    return {api: f"services.{api}" for api in _apis(config) if _has_service(api)}
+    return {api: f"services.{api}" for api in _apis(config) if has_service(api)}
 
 
 def unhosted(config: Config) -> Sequence[str]:
@@ -53,7 +53,7 @@ def unhosted(config: Config) -> Sequence[str]:
         f"providers.{api}: nothing in this version hosts {api} providers yet; "
         "what is declared with them stays pending until something does"
         for api in _apis(config)
-        if not _has_service(api)
+        if not has_service(api)
     ]
 
 
@@ -61,5 +61,6 @@ def _apis(config: Config) -> Sequence[str]:
     return [api_word(api) for api in Api.values() if config.providers.of(api)]
 
 
-def _has_service(api: str) -> bool:
+def has_service(api: str) -> bool:
+    """Whether stackmesh itself can host providers of an API."""
     return (_ROOT / "services" / api / "__main__.py").exists()

@@ -146,6 +146,8 @@ class TestWelcome:
             told = up.wait_for("no model can be called yet: none is registered; ")
             assert told.strip().endswith(f"see: stackmesh get health --address {up.gateway}")
             assert UP not in up.text
+            refused = stackmesh("register", "shield", "guard", "--address", up.gateway)
+            assert "hint: nothing in this version hosts safety providers yet" in refused.stderr
             done = stackmesh("register", "model", "echo", "--address", up.gateway)
             assert done.returncode == 0, done.stderr
             assert up.gateway in up.wait_for(UP)

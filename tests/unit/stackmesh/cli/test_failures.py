@@ -41,3 +41,11 @@ def test_a_time_limit_of_ours_is_told_in_words_and_the_meshs_own_as_it_is(capsys
 def test_a_name_that_is_taken_is_changed_where_it_comes_from(capsys, source, hint):
     taken = errors.ResourceExists("taken", metadata={"resource_type": "memory_bank", "source": source})
     assert hint in said(capsys, taken)
+
+
+@pytest.mark.parametrize("error", [errors.NoInstance("nobody runs it"), errors.ProviderNotFound("there is none")])
+def test_what_nothing_can_host_yet_is_said_to_be_so(capsys, error):
+    assert said(capsys, error, kind="memory-bank").splitlines()[1] == (
+        "hint: nothing in this version hosts memory providers yet; once one of your own runs, it can be registered"
+    )
+    assert "stackmesh get" in said(capsys, error, kind="model")
