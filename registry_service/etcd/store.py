@@ -142,6 +142,10 @@ class EtcdStore:
         """Notice at once what somebody has to change first. An etcd that is away may come back by itself."""
         try:
             await self.store_id()
+            # etcd looks at the rights to write before the conditions, and these two are never both true.
+            never = [wire.written_at(self._id, 0), wire.exists(self._id)]
+            writes = [wire.put(key, b"") for key in (self._id, self._head, self._keys)]
+            await self._txn(never, writes, [], repeatable=True)
         except Refused as error:
             raise StartError(error.message) from None
         except MeshError as error:

@@ -164,6 +164,22 @@ async def test_a_user_without_rights_is_told_at_the_start(guarded):
             pass
 
 
+async def test_a_user_who_may_only_read_is_told_at_the_start(guarded):
+    root = ("--user", f"root:{PASSWORD}")
+    await guarded.ctl(*root, "role", "add", "reader")
+    await guarded.ctl(*root, "role", "grant-permission", "reader", "--prefix=true", "read", "mesh/")
+    await guarded.ctl(*root, "user", "add", "reader:reader")
+    await guarded.ctl(*root, "user", "grant-role", "reader", "reader")
+    async with EtcdStore(location(guarded)) as store:  # everything that it needs is there
+        revision = await store.commit([Put("a", b"1")])
+    with pytest.raises(StartError, match="may not read and write the keys"):
+        async with EtcdStore(location(guarded, "reader:reader")):
+            pass
+    async with EtcdStore(location(guarded)) as store:
+        assert await store.revision() == revision
+        assert (await store.list("")).rows == (await store.list("a")).rows
+
+
 async def test_a_password_changed_meanwhile_is_an_unreachable_store(guarded):
     async with EtcdStore(location(guarded)) as store:
         await guarded.ctl(
