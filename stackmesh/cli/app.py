@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stackmesh.cli import naming, registry
-from stackmesh.cli.options import GATEWAY, Address, Lines, Listed, Output, Watched
+from stackmesh.cli.options import GATEWAY, INT32, INT64, Address, Lines, Listed, Output, Watched
 
 app = typer.Typer(
     help="An LLM application stack as a mesh of gRPC services.",
@@ -58,7 +58,7 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", "-s", help="Instructions to the model.")] = None,
     temperature: Annotated[float | None, typer.Option(metavar="T", help="0 (always the likeliest word) to 2.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=-(2**31), max=2**31 - 1, help="Most tokens to generate.")
+        int | None, typer.Option(metavar="N", min=-INT32, max=INT32, help="Most tokens to generate.")
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=2**32 - 1, help="The same seed gives the same answer.")
@@ -118,7 +118,9 @@ def watch(
     only_changes: Annotated[bool, typer.Option("--only-changes", help="Leave out what there is already.")] = False,  # noqa: FBT002 -- a flag
     start_revision: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Go on from this revision, the last that was seen; it is told again."),
+        typer.Option(
+            min=1, max=INT64, metavar="N", help="Go on from this revision, the last that was seen; it is told again."
+        ),
     ] = None,
     output: Annotated[Lines, typer.Option("--output", "-o", help="json: one object a line.")] = Lines.TABLE,
     address: Address = GATEWAY,

@@ -8,6 +8,7 @@ import typer
 
 from stackmesh.cli.options import (
     GATEWAY,
+    INT32,
     TYPES,
     Address,
     BankKind,
@@ -44,9 +45,10 @@ _EXAMPLES: Final = {
     ),
     "update shield": "`stackmesh update shield strict --params guardrailVersion=3`",
     "update memory-bank": (
-        "`stackmesh update memory-bank docs --kind vector --embedding-model minilm --chunk-size 256`"
+        "`stackmesh update memory-bank docs --chunk-size 256 --overlap 32` : its embedding model stays\n\n"
+        "`stackmesh update memory-bank docs --provider-id redis`"
     ),
-    "update agent": "`stackmesh update agent helper --provider-id local`",
+    "update agent": "`stackmesh update agent helper --metadata team=chat`",
     "unregister model": "`stackmesh unregister model fast`",
     "unregister shield": "`stackmesh unregister shield strict --expected-revision 42` : unless somebody changed it",
     "unregister memory-bank": "`stackmesh unregister memory-bank docs`",
@@ -111,11 +113,17 @@ def _unregister(kind: str) -> Command:
     return command
 
 
-_Embedding = Annotated[str | None, typer.Option(metavar="MODEL", help="vector: the registered model to embed with.")]
-_Chunk = Annotated[int | None, typer.Option(metavar="TOKENS", min=1, help="vector: tokens in a piece.")]
+_Embedding = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="vector, needed: the registered model to embed with.")
+]
+_Chunk = Annotated[
+    int | None, typer.Option(metavar="TOKENS", min=1, max=INT32, help="vector, needed: tokens in a piece.")
+]
 _Overlap = Annotated[
     int | None,
-    typer.Option(metavar="TOKENS", min=0, help="vector: tokens shared with the next piece. Default: a quarter."),
+    typer.Option(
+        metavar="TOKENS", min=0, max=INT32, help="vector: tokens shared with the next piece. Default: a quarter."
+    ),
 ]
 
 
@@ -131,10 +139,11 @@ def _register_bank(
     ] = None,
     address: Address = GATEWAY,
 ) -> None:
-    from stackmesh.cli.register import Naming, bank_params, register
+    from stackmesh.cli.banks import BankOptions
+    from stackmesh.cli.register import Naming, register
 
-    params = bank_params(kind, embedding_model, chunk_size, overlap)
-    register(address, Naming("memory-bank", name, provider_id, provider_memory_bank_id, params))
+    options = BankOptions.of(kind, embedding_model, chunk_size, overlap)
+    register(address, Naming("memory-bank", name, provider_id, provider_memory_bank_id, options))
 
 
 def _update_bank(
@@ -150,10 +159,11 @@ def _update_bank(
     expected_revision: ExpectedRevision = None,
     address: Address = GATEWAY,
 ) -> None:
-    from stackmesh.cli.register import Naming, bank_params, update
+    from stackmesh.cli.banks import BankOptions
+    from stackmesh.cli.register import Naming, update
 
-    params = bank_params(kind, embedding_model, chunk_size, overlap)
-    update(address, Naming("memory-bank", name, provider_id, provider_memory_bank_id, params), expected_revision)
+    options = BankOptions.of(kind, embedding_model, chunk_size, overlap) or None
+    update(address, Naming("memory-bank", name, provider_id, provider_memory_bank_id, options), expected_revision)
 
 
 def _add(group: typer.Typer, verb: str, kind: str, text: str, command: Command) -> None:

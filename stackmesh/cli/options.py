@@ -7,6 +7,10 @@ import typer
 
 GATEWAY: Final = "127.0.0.1:8321"
 
+INT32: Final = 2**31 - 1
+INT64: Final = 2**63 - 1
+"""The largest numbers that fit into a request."""
+
 TYPES: Final = {"model": "metadata", "shield": "params", "memory-bank": "params", "agent": "metadata"}
 """What can be registered, and the option with what is its own. As in stackmesh.resources, which takes gRPC to import;
 `--help` does not wait for that.
@@ -63,5 +67,7 @@ ProviderId = Annotated[str | None, typer.Option(help="The provider. Default: fou
 NewProviderId = Annotated[str | None, typer.Option("--provider-id", help="The provider. Default: as it is.")]
 ExpectedRevision = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Only if it is at this revision: `get` shows it. Default: as it is now."),
+    typer.Option(
+        min=1, max=INT64, metavar="N", help="Only if it is at this revision: `get` shows it. Default: as it is now."
+    ),
 ]

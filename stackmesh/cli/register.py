@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 import typer
 
+from stackmesh.cli.banks import BankOptions, in_options
 from stackmesh.cli.failures import told
 from stackmesh.client import Client
 from stackmesh.registry.v1.resources_pb2 import ServingState
@@ -30,7 +31,7 @@ class Naming:
     name: str
     provider_id: str | None
     provider_name: str | None
-    payload: Mapping[str, Any] | None
+    payload: Mapping[str, Any] | BankOptions | None
     """Metadata or params."""
 
     def fields(self) -> Mapping[str, Any]:
@@ -42,21 +43,30 @@ class Naming:
 
 
 def register(address: str, naming: Naming) -> None:
+    fields = dict(naming.fields())
+    if isinstance(naming.payload, BankOptions):
+        fields["params"] = naming.payload.params()
+
     async def call(client: Client) -> Resource:
-        return await names_of(client, naming.kind).register(naming.name, **naming.fields())
+        return await names_of(client, naming.kind).register(naming.name, **fields)
 
     _tell("registered", _done(address, naming.kind, call))
 
 
 def update(address: str, naming: Naming, expected_revision: int | None) -> None:
     """Without an expected revision the one it is at now."""
-    if not naming.fields():
+    fields = dict(naming.fields())
+    if not fields:
         raise typer.BadParameter("nothing to change was given; --help shows what can be")
 
     async def call(client: Client) -> Resource:
-        names = names_of(client, naming.kind)
-        revision = expected_revision or (await names.get(naming.name)).revision
-        return await names.update(naming.name, expected_revision=revision, **naming.fields())
+        names, revision = names_of(client, naming.kind), expected_revision
+        if revision is None or isinstance(naming.payload, BankOptions):
+            before = await names.get(naming.name)
+            revision = revision or before.revision
+            if isinstance(naming.payload, BankOptions):
+                fields["params"] = naming.payload.changed(before.params)
+        return await names.update(naming.name, expected_revision=revision, **fields)
 
     _tell("updated", _done(address, naming.kind, call))
 
@@ -87,23 +97,6 @@ def parse_values(option: str, pairs: Sequence[str], text: str | None) -> Mapping
     return values
 
 
-def bank_params(
-    kind: str | None, embedding_model: str | None, chunk_size: int | None, overlap: int | None
-) -> Mapping[str, Any] | None:
-    """The parameters of a memory bank, of which the options but the first are for vector banks."""
-    said = {
-        "embedding_model": embedding_model,
-        "chunk_size_in_tokens": chunk_size,
-        "overlap_size_in_tokens": overlap,
-    }
-    fields = {field: value for field, value in said.items() if value is not None}
-    if fields and kind != "vector":
-        raise typer.BadParameter(
-            "--embedding-model, --chunk-size and --overlap are for --kind vector", param_hint="--kind"
-        )
-    return None if kind is None else {kind.replace("-", "_"): fields}
-
-
 def _parse_object(option: str, text: str) -> Mapping[str, Any]:
     try:
         value: object = json.loads(text)
@@ -119,7 +112,7 @@ def _done(address: str, kind: str, call: Callable[[Client], Awaitable[T]]) -> T:
         async with Client(address, timeout=_TIMEOUT) as client:
             return await call(client)
 
-    with told(address, kind):
+    with told(address, kind), in_options():
         return asyncio.run(run())
 
 

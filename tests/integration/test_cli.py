@@ -280,14 +280,36 @@ class TestEveryType:
         assert run(mesh, "get", "memory-banks", "second").stdout.splitlines()[1].split()[2] == "vector"
         assert run(mesh, "unregister", "memory-bank", "second").returncode == 0
         wrong = ("--kind", "vector", "--embedding-model", "eco", "--chunk-size", "512")
-        refused(run(mesh, "register", "memory-bank", "second", *wrong), "embedding_model", "echo")
+        refused(run(mesh, "register", "memory-bank", "second", *wrong), "error: --embedding-model eco", "echo")
+
+    def test_single_parameters_of_a_bank_are_changed(self, mesh, others):
+        vector = ("--kind", "vector", "--embedding-model", "echo", "--chunk-size", "512", "--overlap", "100")
+        assert run(mesh, "register", "memory-bank", "second", *vector).returncode == 0
+
+        def change(*options: str) -> dict[str, object]:
+            done = run(mesh, "update", "memory-bank", "second", *options)
+            assert done.returncode == 0, done.stderr
+            return json.loads(run(mesh, "get", "memory-banks", "second", "-o", "json").stdout)["params"]
+
+        said = {"embedding_model": "echo", "chunk_size_in_tokens": 256, "overlap_size_in_tokens": 100}
+        assert change("--chunk-size", "256") == {"vector": said}
+        assert change("--kind", "vector", "--overlap", "0") == {"vector": said | {"overlap_size_in_tokens": 0}}
+        refused(run(mesh, "update", "memory-bank", "second", "--overlap", "256"), "error: --overlap is 256, must be")
+        assert change("--kind", "graph") == {"graph": {}}
+        refused(run(mesh, "update", "memory-bank", "second", "--overlap", "5"), "error: --overlap is for vector banks")
+        assert run(mesh, "unregister", "memory-bank", "second").returncode == 0
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
             (("register", "memory-bank", "x"), "--kind"),
             (("register", "memory-bank", "x", "--kind", "graph", "--chunk-size", "5"), "--kind vector"),
-            (("update", "memory-bank", "x", "--overlap", "5"), "--kind vector"),
+            (("register", "memory-bank", "x", "--kind", "vector", "--overlap", "5"), "--chunk-size"),
+            (("update", "memory-bank", "x"), "nothing to change"),
+            (("update", "memory-bank", "x", "--chunk-size", str(2**31)), "--chunk-size"),
+            (("update", "agent", "x", "--metadata", "a=b", "--expected-revision", "9" * 20), "--expected-revision"),
+            (("unregister", "model", "x", "--expected-revision", str(2**63)), "--expected-revision"),
+            (("watch", "--start-revision", "9" * 22), "--start-revision"),
             (("update", "model", "echo"), "nothing to change"),
             (("update", "model", "echo", "--provider-id", "s", "--expected-revision", "0"), "--expected-revision"),
             (("register", "dataset", "x"), "dataset"),
