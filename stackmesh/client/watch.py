@@ -66,8 +66,8 @@ class Feed:
 
     def __init__(self, source: Source, start_revision: int | None, store_id: str) -> None:
         """Raises InvalidField."""
-        if start_revision is not None and start_revision < 1:
-            raise InvalidField("start_revision", "is less than 1, which is the first revision")
+        if start_revision is not None and not 1 <= start_revision < 2**63:
+            raise InvalidField("start_revision", f"is {start_revision}, which no revision is: they begin with 1")
         self._source = source
         self._start = start_revision
         self._store_id = store_id
