@@ -15,6 +15,7 @@ from stackmesh import errors
 from stackmesh.config import ConfigError
 from stackmesh.resources import KINDS, api_word
 from stackmesh.supervisor.commands import has_service
+from stackmesh.supervisor.lock import InUse
 from stackmesh.supervisor.status import StartFailed, SupervisorFailed
 
 INTERRUPTED: Final = 130
@@ -46,7 +47,7 @@ def told(address: str | None = None, kind: str = "model") -> Generator[None]:
         yield
     except errors.MeshError as error:
         tell(error, address, kind)
-    except (ConfigError, StartFailed, SupervisorFailed) as error:
+    except (ConfigError, StartFailed, SupervisorFailed, InUse) as error:
         say_error(str(error))
     except UnicodeError:
         say_error("the text is not valid UTF-8")

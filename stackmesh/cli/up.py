@@ -14,17 +14,19 @@ from stackmesh.cli.failures import told
 from stackmesh.cli.welcome import welcome
 from stackmesh.config import Config, load
 from stackmesh.supervisor import Supervisor, commands, same_code, supervised, unhosted
+from stackmesh.supervisor.lock import held
 from stackmesh.supervisor.view import View, view
 from stackmesh.tasks import background
 
 LOGS: Final = Path(".stackmesh/logs")
+LOCK: Final = Path(".stackmesh/up.lock")
 
 
 def run(path: Path | None, environment: Mapping[str, str]) -> None:
     """Until Ctrl-C, SIGTERM, or its terminal is closed."""
     with told():
         config = load(path, environment)
-        with view(Console()) as seen:
+        with held(LOCK), view(Console()) as seen:
             for remark in unhosted(config):
                 seen.note(remark)
             asyncio.run(_up(config, path, environment, seen))

@@ -170,6 +170,22 @@ class TestWelcome:
                 member.kill()
 
 
+def test_a_second_one_in_the_same_folder_leaves_the_first_alone(tmp_path):
+    with running_up(tmp_path, ECHO, models=["echo"]) as up:
+        up.wait_for(UP)
+        log = tmp_path / ".stackmesh/logs/gateway.log"
+        before = log.stat().st_ino
+        command = (*STACKMESH, "up", str(up.config))
+        second = subprocess.run(
+            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=30, check=False
+        )
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr.startswith(f"error: another `stackmesh up` (pid {up.process.pid}) runs in this folder")
+        assert log.stat().st_ino == before
+        assert not log.with_name("gateway.log.1").exists()
+        assert up.stop() == 0
+
+
 class TestStopping:
     def test_while_it_starts(self, tmp_path):
         with running_up(tmp_path, ECHO) as up:
