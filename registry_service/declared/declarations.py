@@ -9,8 +9,7 @@ from typing import Any, cast
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.json_format import ParseDict, ParseError
 
-from registry_service.registering import payloads
-from stackmesh import names
+from stackmesh import names, payloads
 from stackmesh.config import SECTIONS, Config, ConfigError, Declaration, declared
 from stackmesh.errors import InvalidField
 from stackmesh.registry.v1 import resources_pb2

@@ -11,10 +11,11 @@ from typing import Final
 from registry_service import records
 from registry_service.declared.batches import Batches
 from registry_service.mirror.known import Known
-from registry_service.registering import embedding, payloads, requests
+from registry_service.registering import embedding, requests
 from registry_service.registering.registrations import now
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
+from stackmesh import payloads
 from stackmesh.errors import MeshError, NotHosted
 from stackmesh.registry.v1 import resources_pb2 as pb
 from stackmesh.resources import Kind, Resource

@@ -12,10 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from registry_service import records
 from registry_service.mirror.known import Known
 from registry_service.mirror.mirror import Mirror
-from registry_service.registering import embedding, payloads, requests
+from registry_service.registering import embedding, requests
 from registry_service.registering.handovers import handed_over, same_target
 from registry_service.registering.resolve import Resolver
 from registry_service.store import Delete, Op, Put, Store
+from stackmesh import payloads
 from stackmesh.errors import Conflict, Declared, NotHosted, NotServing, ResourceExists, ResourceNotFound
 from stackmesh.nearest import Names
 from stackmesh.registry.v1.resources_pb2 import SOURCE_CONFIG, SOURCE_DISCOVERED, SOURCE_USER, Source

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry_service.registering import payloads
-from stackmesh import names, wishes
+from stackmesh import names, payloads, wishes
 from stackmesh.errors import InvalidField
 from stackmesh.provider.v1.provider_service_pb2 import ResolveRequest
 from stackmesh.resources import Kind, Resource

@@ -42,6 +42,8 @@ from stackmesh.resources import KINDS, Kind, Resource, kind_of
 
 VERSION: Final = 1
 NOT_RESTORED: Final = "not_restored"
+_OF_A_MESH: Final = frozenset(("registry", "gateway", "services", "providers"))
+"""Sections that only the YAML of a mesh has."""
 
 
 class _File(Frozen):
@@ -70,6 +72,10 @@ class Entry:
         payload = from_struct(self.payload) if isinstance(self.payload, Struct) else self.payload
         said = {"provider_id": self.provider_id, f"provider_{self.kind.word}_id": self.provider_name}
         return {**said, self.kind.payload: payload}
+
+    def row(self) -> Resource:
+        """What it registers, as far as the file says it."""
+        return self.kind.message(identifier=self.name, **{self.kind.payload: self.payload})  # pyright: ignore[reportArgumentType] -- the kind's own
 
     def __str__(self) -> str:
         return f"{self.kind.words} {self.name}"
@@ -110,6 +116,10 @@ def read(path: Path | None) -> Backup:
     except UnicodeDecodeError:
         raise ConfigError(f"{name}: is not UTF-8 text; was it written by `stackmesh registry export`?") from None
     tree, lines = parse(name, text)
+    if not _OF_A_MESH.isdisjoint(tree):
+        raise ConfigError(
+            f"{name}: is the YAML of a mesh, not a backup; what it declares is registered when it starts: stackmesh up"
+        )
     try:
         file = validate(_File, tree)
     except ConfigError as error:

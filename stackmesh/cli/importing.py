@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,13 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stackmesh.cli import backup
 from stackmesh.cli.backup import Backup, Entry
-from stackmesh.cli.export import WORDS
 from stackmesh.cli.failures import INTERRUPTED, told
+from stackmesh.cli.foreseen import Mesh
 from stackmesh.cli.show import inert
 from stackmesh.client import Client
-from stackmesh.errors import MeshError, RegistryUnreachable, ResourceExists, StoreFull, Unavailable
-from stackmesh.registry.v1.resources_pb2 import SOURCE_CONFIG, SOURCE_DISCOVERED, Provider
-from stackmesh.resources import KINDS, Resource, api_word
+from stackmesh.errors import DeadlineExceeded, MeshError, RegistryUnreachable, ResourceExists, StoreFull, Unavailable
+from stackmesh.registry.v1.resources_pb2 import Model
+from stackmesh.resources import KINDS, Resource
 
 _TIMEOUT: Final = 30.0
 """The provider is asked, and may have to ask its backend."""
@@ -59,45 +59,37 @@ class Import:
     replace: bool
     dry_run: bool
     results: dict[int, Result] = field(default_factory=dict[int, Result])
-    there: Mapping[str, Resource] = field(default_factory=dict[str, Resource])
-    providers: Mapping[str, Provider] = field(default_factory=dict[str, Provider])
+    mesh: Mesh = field(default_factory=Mesh)
+    models: set[str] = field(default_factory=set[str])
+    """Those of the file that are there, or would be."""
     lost: bool = False
     """The registry cannot be written to: what is left is not tried."""
 
     async def run(self, progress: Progress) -> None:
-        await self._look()
+        self.mesh = await Mesh.seen(self.client)
         bar = progress.add_task("importing", total=len(self.entries))
         at_once = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(index: int) -> None:
+        async def one(index: int, entry: Entry) -> None:
             async with at_once:
                 if not self.lost:
                     self.results[index] = Result(Outcome.UNKNOWN, "interrupted while it was written; run it again")
-                    self.results[index] = await self._settle(self.entries[index])
+                    self.results[index] = await self._settle(entry)
+                    if entry.kind.message is Model and self.results[index].outcome is not Outcome.FAILED:
+                        self.models.add(entry.name)
                 progress.advance(bar)
 
         for kind in KINDS.values():  # in turn: a memory bank's embedding model is registered before it
             async with asyncio.TaskGroup() as group:
                 for index, entry in enumerate(self.entries):
                     if entry.kind is kind:
-                        group.create_task(one(index))
+                        group.create_task(one(index, entry))
 
     def result(self, index: int) -> Result:
         return self.results.get(index, Result(Outcome.NOT_TRIED))
 
-    async def _look(self) -> None:
-        listed = await self.client.entries(kinds=[*WORDS, "provider"])
-        self.there = {
-            entry.key: getattr(entry, entry.WhichOneof("value") or "")
-            for entry in listed.entries
-            if not entry.HasField("provider")
-        }
-        self.providers = {entry.key: entry.provider for entry in listed.entries if entry.HasField("provider")}
-
     async def _settle(self, entry: Entry) -> Result:
-        row = self.there.get(f"{entry.kind.word}/{entry.name}")
-        if row is not None and row.source == SOURCE_DISCOVERED:
-            row = None  # it yields to a user's
+        row = self.mesh.row(entry)
         differences = [] if row is None else _differences(entry, row)
         if row is not None and not differences:
             return Result(Outcome.UNCHANGED)
@@ -106,7 +98,10 @@ class Import:
         try:
             return await self._write(entry, row, differences)
         except MeshError as error:
-            self.lost |= type(error) is Unavailable or isinstance(error, RegistryUnreachable | StoreFull)
+            lost = type(error) is Unavailable or isinstance(error, RegistryUnreachable)
+            self.lost |= lost or isinstance(error, StoreFull)
+            if lost or type(error) is DeadlineExceeded:
+                return Result(Outcome.UNKNOWN, f"it may have been written: {error.message}")
             return Result(Outcome.FAILED, error.message)
 
     async def _write(self, entry: Entry, row: Resource | None, differences: Sequence[str]) -> Result:
@@ -123,18 +118,17 @@ class Import:
         return Result(Outcome.CREATED if row is None else Outcome.UNCHANGED)
 
     def _foreseen(self, entry: Entry, row: Resource | None, differences: Sequence[str]) -> Result:
-        api = api_word(entry.kind.api)
-        if entry.provider_id is not None and f"provider/{api}/{entry.provider_id}" not in self.providers:
-            return Result(Outcome.FAILED, f"no {api} provider is called {entry.provider_id}")
-        if row is None:
-            return Result(Outcome.CREATED)
-        if self.replace and row.source == SOURCE_CONFIG:
+        if row is not None and not self.replace:
+            return Result(Outcome.DIFFERS, "; ".join(differences))
+        if self.mesh.declares(entry):
             return Result(Outcome.FAILED, "the mesh's YAML declares it: change it there")
-        return Result(Outcome.REPLACED if self.replace else Outcome.DIFFERS, "; ".join(differences))
+        if objection := self.mesh.objection(entry, self.models):
+            return Result(Outcome.FAILED, objection)
+        return Result(Outcome.CREATED if row is None else Outcome.REPLACED, "; ".join(differences))
 
 
 def run(address: str, path: Path | None, *, dry_run: bool, replace: bool) -> None:
-    """From standard input without a path. Ends with code 1 if an entry failed or was not tried."""
+    """From standard input without a path. Ends with code 1 unless every entry is there as the file has it."""
     with told(address):
         held = backup.read(path)
         work: Import | None = None
@@ -170,7 +164,7 @@ def _differences(entry: Entry, row: Resource) -> list[str]:
 
 
 def _tell(work: Import, held: Backup) -> bool:
-    """Print what became of everything. Returns whether something was not done that should have been."""
+    """Print what became of everything. Returns whether something is not as the file has it."""
     counts: Counter[str] = Counter()
     for index, entry in enumerate(work.entries):
         result = work.result(index)
@@ -180,12 +174,17 @@ def _tell(work: Import, held: Backup) -> bool:
     if held.not_restored:
         print(f"skipped {held.not_restored} of {backup.NOT_RESTORED}: the mesh's YAML and discovery make these")
     print(", ".join(f"{count} {word}" for word, count in counts.items()) or "nothing to import")
-    if counts[Outcome.DIFFERS]:
+    if work.dry_run and counts.keys() & {"would be created", "would be replaced"}:
+        print("note: whether its provider knows a name is only asked when it is written", file=sys.stderr)
+    differ = [entry for i, entry in enumerate(work.entries) if work.result(i).outcome is Outcome.DIFFERS]
+    if any(not work.mesh.declares(entry) for entry in differ):
         print("hint: make them as in the file with --replace", file=sys.stderr)
+    if any(work.mesh.declares(entry) for entry in differ):
+        print("hint: what the mesh's YAML declares is changed there", file=sys.stderr)
     if work.lost or counts[Outcome.UNKNOWN] or counts[Outcome.NOT_TRIED]:
         print("hint: run it again; what is there already is unchanged", file=sys.stderr)
     outcomes = {work.result(index).outcome for index in range(len(work.entries))}
-    return not outcomes.isdisjoint({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED})
+    return not outcomes.isdisjoint({Outcome.DIFFERS, Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_TRIED})
 
 
 def _word(outcome: Outcome, *, dry_run: bool) -> str:

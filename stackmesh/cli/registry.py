@@ -49,7 +49,8 @@ def import_(
 ) -> None:
     """Register what a file holds, and say of each entry what became of it.
 
-    Nothing is removed. It can be run again: what is there already is unchanged. Ends with code 1 if an entry failed.
+    Nothing is removed. It can be run again: what is there already is unchanged. Ends with code 1 unless every entry is
+    there as the file has it.
     """
     from stackmesh.cli.importing import run
 

@@ -209,6 +209,8 @@ class FakeRegistry(WatchServiceServicer, instances_service_pb2_grpc.InstancesSer
         return instances_service_pb2.ListInstancesResponse(instances=rows, revision=self.revision)
 
     def start(self, instance_id: str, address: str) -> None:
-        """An instance appears."""
-        instance = resources_pb2.Instance(instance_id=instance_id, address=address, revision=self.revision + 1)
+        """An instance appears, which hosts the first of `PROVIDERS` of each API."""
+        hosts = [resources_pb2.HostedProvider(api=kind.api, provider_id=PROVIDERS[0]) for kind in KINDS.values()]
+        at = self.revision + 1
+        instance = resources_pb2.Instance(instance_id=instance_id, address=address, revision=at, providers=hosts)
         self._write(watch_service_pb2.Entry(key=f"instance/{instance_id}", instance=instance))

@@ -561,6 +561,12 @@ class TestBackup:
         run(mesh, "unregister", "model", "spare")
         run(mesh, "unregister", "model", "mine")
 
+    def test_what_the_yaml_declares_is_not_said_to_be_replaceable(self, mesh):
+        text = "version: 1\nmodels:\n- {model_id: echo, metadata: {a: b}}\n"
+        done = run(mesh, "registry", "import", "-", said=text)
+        assert (done.returncode, done.stdout.splitlines()[1]) == (1, "1 differs")
+        assert done.stderr == "hint: what the mesh's YAML declares is changed there\n"
+
     def test_a_long_import_shows_how_far_it_is(self, mesh, tmp_path):
         path = tmp_path / "backup.yaml"
         names = [f"many-{number}" for number in range(60)]

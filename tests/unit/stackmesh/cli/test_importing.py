@@ -10,8 +10,9 @@ from rich.progress import Progress
 from stackmesh.cli.backup import Entry
 from stackmesh.cli.importing import Import
 from stackmesh.client import Client
+from stackmesh.client.registrations import bank_params
 from stackmesh.client.structs import from_struct, to_struct
-from stackmesh.errors import RegistryUnreachable
+from stackmesh.errors import RegistryUnreachable, StoreFull
 from stackmesh.registry.v1.resources_pb2 import SOURCE_CONFIG, SOURCE_DISCOVERED, SOURCE_USER, Model
 from stackmesh.resources import KINDS
 from stackmesh.routes import ResourceType
@@ -19,12 +20,15 @@ from tests.fakes.mesh_api import ScriptedInference, serving
 from tests.fakes.registry_api import FakeRegistry
 from tests.waiting import until
 
+BANK = KINDS[ResourceType.RESOURCE_TYPE_MEMORY_BANK]
 MODEL = KINDS[ResourceType.RESOURCE_TYPE_MODEL]
 
 
 @pytest.fixture
 def registry():
-    return FakeRegistry()
+    registry = FakeRegistry()
+    registry.start("i", "127.0.0.1:5")
+    return registry
 
 
 @pytest.fixture
@@ -120,12 +124,46 @@ async def test_a_dry_run_writes_nothing_and_foresees(client, registry):
     assert (registry.revision, registry.calls) == (before, [])
 
 
+def bank(name, model):
+    params = bank_params({"vector": {"embedding_model": model, "chunk_size_in_tokens": 8}})
+    return Entry(BANK, name, "local", name, params)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (entry("a", big="x" * 20_000), "metadata takes 20"),
+        (bank("a", "nobodys"), "the embedding model nobodys is neither registered nor in the file"),
+        (bank("a", "refused"), "the embedding model refused is neither"),
+        (entry("a", "other"), "no instance of the provider other is running"),
+    ],
+)
+async def test_a_dry_run_foresees_what_the_import_would_fail_with(client, wanted, why):
+    results = await imported(client, entry("refused", "nobody"), wanted, dry_run=True)
+    assert results[1][0] == "failed"
+    assert results[1][1].startswith(why)
+
+
+async def test_a_dry_run_knows_the_models_that_come_before(client, registry):
+    registry.put(row("there"))
+    entries = (entry("new"), bank("a", "new"), bank("b", "there"))
+    assert await imported(client, *entries, dry_run=True) == [("created", "")] * 3
+    assert await imported(client, *entries) == [("created", "")] * 3
+
+
 async def test_when_the_registry_is_gone_the_rest_is_not_tried(client, registry):
     registry.away = RegistryUnreachable("the store cannot be reached")
     results = await imported(client, *(entry(f"m{i}") for i in range(100)))
     outcomes = [outcome for outcome, _ in results]
-    assert set(outcomes) == {"failed", "not tried"}
-    assert outcomes.count("failed") == len(registry.calls) <= 8
+    assert set(outcomes) == {"unknown", "not tried"}
+    assert outcomes.count("unknown") == len(registry.calls) <= 8
+    assert ("unknown", "it may have been written: the store cannot be reached") in results
+
+
+async def test_a_full_store_has_written_nothing(client, registry):
+    registry.away = StoreFull("the store is full")
+    results = await imported(client, *(entry(f"m{i}") for i in range(100)))
+    assert {outcome for outcome, _ in results} == {"failed", "not tried"}
 
 
 async def test_an_interrupted_import_says_what_it_does_not_know(client, registry):

@@ -1,7 +1,7 @@
 import pytest
 from google.protobuf.struct_pb2 import Struct, Value
 
-from registry_service.registering import payloads
+from stackmesh import payloads
 from stackmesh.errors import InvalidField
 from stackmesh.registry.v1 import resources_pb2 as pb, watch_service_pb2 as watch_pb
 from stackmesh.resources import kind_of
