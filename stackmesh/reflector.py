@@ -159,8 +159,11 @@ class Reflector:
         patience: float = _PATIENT,
         remind_after: float = _REMIND,
         well_after: float = _WELL_AFTER,
+        called: str = "the registry",
     ) -> None:
-        """`patience` is for those who are few: they may try more often while nothing answers."""
+        """`patience` is for those who are few: they may try more often while nothing answers. `called` is what the
+        source is to whoever reads the log.
+        """
         self._source = source
         self._view = view
         self._silence = silence
@@ -171,6 +174,7 @@ class Reflector:
         self._well_after = well_after
         self._well = True  # nothing has been wrong of late: whoever is told to list again need not wait
         self._remind_after = remind_after
+        self._called = called
         self._said: dict[str, float] = {}  # why it was lost, to when that was last said
         self._revision: int | None = None  # None: list first
         self._store_id = ""
@@ -223,9 +227,9 @@ class Reflector:
                 await asyncio.sleep(0 if at_once else self._hasty.delay())
                 continue
             except MeshError as error:
-                self._lost(f"lost the registry: {error.code.name} {error}")
+                self._lost(f"lost {self._called}: {error.code.name} {error}")
             except TimeoutError:
-                self._lost(f"lost the registry: silent for {self._silence:g} s")
+                self._lost(f"lost {self._called}: silent for {self._silence:g} s")
             except Exception as error:  # noqa: BLE001 -- whatever it is, it is told
                 self._lost(f"the view failed: {error!r}", error)
                 self._revision, self._answered = None, False

@@ -117,7 +117,10 @@ class Feed:
         """Whether there is such a place: it may be further than what has been heard, but not than the store."""
         lists = self._lists
         if position > self._revision + 1:
-            await self._store.list("", limit=1, revision=position - 1)
+            try:
+                await self._store.list("", limit=1, revision=position - 1)
+            except RevisionGone as error:  # which names the one before
+                raise RevisionGone(f"there is no revision {position} yet", metadata=error.metadata) from None
         return lists
 
     def _due(self, sent: float) -> bool:

@@ -193,7 +193,10 @@ def _unknown(api: Api.ValueType, provider_id: str, known: Known) -> ProviderNotF
 
 def _refused(wanted: pb.ResolveRequest, refusals: Mapping[str, MeshError]) -> MeshError:
     if len(refusals) == 1:
-        return next(iter(refusals.values()))
+        [(provider_id, error)] = refusals.items()
+        if isinstance(error, BackendUnreachable) and provider_id not in error.message:  # it names its backend alone
+            return BackendUnreachable(f"the provider {provider_id} cannot tell: {error.message}")
+        return error
     reasons = "; ".join(f"{provider_id}: {error.message[:_REASON_LIMIT]}" for provider_id, error in refusals.items())
     message = f"no provider recognises {wanted.provider_resource_id}: {reasons}"
     # Who could not be asked might have: then it is not certain that nobody hosts it.

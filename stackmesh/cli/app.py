@@ -127,7 +127,8 @@ def watch(
 ) -> None:
     """Show what there is, then every change as it happens: + added, ~ changed, - removed.
 
-    A gateway that is away is waited for, and nothing is missed. Ctrl-C ends.
+    A gateway that is lost meanwhile is waited for, and nothing is missed; one that does not answer at the beginning is
+    an error. Ctrl-C ends.
     """
     from stackmesh.cli.watch import run
 

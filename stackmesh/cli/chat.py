@@ -93,7 +93,7 @@ def _converse(runner: asyncio.Runner, conversation: Conversation, address: str) 
     if person:
         with suppress(ImportError):
             importlib.import_module("readline")  # gives input() a history and editing
-        print(f"talking to {conversation.model}; Ctrl-C cancels an answer, Ctrl-D ends")
+        print(f"talking to {conversation.model} at {address}; Ctrl-C cancels an answer, Ctrl-D ends")
     while True:
         try:
             prompt = input("> " if person else "")

@@ -44,7 +44,7 @@ def run(address: str, kind: str, name: str | None, output: Output) -> None:
         async with Client(address, timeout=_TIMEOUT) as client:
             return await view.all(client) if name is None else [await view.one(client, name)]
 
-    with told(address, kind.removesuffix("s")):
+    with told(address, kind.removesuffix("s"), name or "NAME"):
         found = asyncio.run(fetch())
         if output is Output.TABLE:
             print_table(view.columns, [view.row(message) for message in found])

@@ -6,10 +6,8 @@ import asyncio
 from typing import Final
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
-from stackmesh.cli.failures import told
+from stackmesh.cli.failures import say_note, told
 from stackmesh.cli.options import Output
 from stackmesh.cli.show import as_json, as_yaml, inert, plain, print_table, state, word
 from stackmesh.client import Client
@@ -47,8 +45,7 @@ async def require_snapshot(client: Client) -> None:
     if health.status == HEALTH_STATUS_UNAVAILABLE:
         raise RegistryUnreachable("the gateway has not reached the registry since it started, so it knows of nothing")
     if health.snapshot_stale:
-        text = f"this is what the gateway knew {_age(health)} ago; it does not hear the registry"
-        Console(stderr=True).print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
+        say_note(f"this is what the gateway knew {_age(health)} ago; it does not hear the registry")
 
 
 def _print(health: GetHealthResponse) -> None:

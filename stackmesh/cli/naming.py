@@ -106,7 +106,7 @@ def _update(kind: str, payload: str) -> Command:
 
 def _unregister(kind: str) -> Command:
     def command(name: Name, expected_revision: ExpectedRevision = None, address: Address = GATEWAY) -> None:
-        from stackmesh.cli.register import unregister
+        from stackmesh.cli.unregister import unregister
 
         unregister(address, kind, name, expected_revision)
 
@@ -178,7 +178,7 @@ for _kind, _payload in TYPES.items():
         register,
         "register",
         _kind,
-        f"Register {_a}. It can be called at once.",
+        f"Register {_a}." + (" It can be called at once." if _kind == "model" else ""),
         _register_bank if _bank else _register(_kind, _payload),
     )
     _add(

@@ -57,9 +57,23 @@ class BankKind(StrEnum):
     GRAPH = "graph"
 
 
+def _host_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise typer.BadParameter(f"{value!r} is not HOST:PORT, for example {GATEWAY}")
+    return value
+
+
 Address = Annotated[
     str,
-    typer.Option("--address", "-a", envvar="STACKMESH_ADDRESS", metavar="HOST:PORT", help="Where the gateway is."),
+    typer.Option(
+        "--address",
+        "-a",
+        envvar="STACKMESH_ADDRESS",
+        metavar="HOST:PORT",
+        help="Where the gateway is.",
+        callback=_host_port,
+    ),
 ]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="The name it will be called by.", show_default=False)]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name it is called by.", show_default=False)]

@@ -1,4 +1,4 @@
-"""stackmesh register, update and unregister: names for models, shields, memory banks and agents."""
+"""stackmesh register and update: names for models, shields, memory banks and agents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def register(address: str, naming: Naming) -> None:
     async def call(client: Client) -> Resource:
         return await names_of(client, naming.kind).register(naming.name, **fields)
 
-    _tell("registered", _done(address, naming.kind, call))
+    _tell("registered", done(address, naming.kind, naming.name, call))
 
 
 def update(address: str, naming: Naming, expected_revision: int | None) -> None:
@@ -68,15 +68,7 @@ def update(address: str, naming: Naming, expected_revision: int | None) -> None:
                 fields["params"] = naming.payload.changed(before.params)
         return await names.update(naming.name, expected_revision=revision, **fields)
 
-    _tell("updated", _done(address, naming.kind, call))
-
-
-def unregister(address: str, kind: str, name: str, expected_revision: int | None) -> None:
-    async def call(client: Client) -> int:
-        return await names_of(client, kind).unregister(name, expected_revision=expected_revision)
-
-    _done(address, kind, call)
-    typer.echo(f"unregistered {name}")
+    _tell("updated", done(address, naming.kind, naming.name, call))
 
 
 def names_of(client: Client, kind: str) -> Any:
@@ -107,12 +99,14 @@ def _parse_object(option: str, text: str) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value)
 
 
-def _done(address: str, kind: str, call: Callable[[Client], Awaitable[T]]) -> T:
+def done(address: str, kind: str, name: str, call: Callable[[Client], Awaitable[T]]) -> T:
+    """What a call about one name gives. Ends the command when it fails."""
+
     async def run() -> T:
         async with Client(address, timeout=_TIMEOUT) as client:
             return await call(client)
 
-    with told(address, kind), in_options():
+    with told(address, kind, name), in_options():
         return asyncio.run(run())
 
 

@@ -55,7 +55,7 @@ def wanted(kinds: Collection[Word]) -> pb.EntryFilter:
 
 async def changes(feed: Feed) -> AsyncGenerator[Change]:
     """As Client.watch says."""
-    async with background(Reflector(feed, feed).run(), "watch the registry", vital=False):
+    async with background(Reflector(feed, feed, called="the mesh").run(), "watch the mesh", vital=False):
         while True:
             yield await feed.next()
             feed.taken()

@@ -200,6 +200,14 @@ class TestGet:
             os.kill(gateway, signal.SIGCONT)
         refused(done, f"error: the gateway at {mesh.gateway} did not answer in time\nhint: ")
 
+    def test_something_that_is_no_gateway(self, mesh):
+        done = stackmesh("get", "routes", "--address", mesh.registry)
+        refused(done, f"what answers at {mesh.registry} does not know this call", "hint: --address")
+
+    @pytest.mark.parametrize("address", ["nowhere", ":1", "h:0", "h:65536", "http://h:1", "h:x"])
+    def test_what_is_no_address(self, address):
+        refused(stackmesh("get", "models", "--address", address), "HOST:PORT", code=2)
+
     def test_a_mesh_that_is_not_up(self):
         done = stackmesh("get", "models", "--address", f"127.0.0.1:{free_port()}")
         refused(done, "no gateway answers at 127.0.0.1:", "hint: is the mesh up? start it with: stackmesh up")
@@ -281,6 +289,15 @@ class TestEveryType:
         assert run(mesh, "unregister", "memory-bank", "second").returncode == 0
         wrong = ("--kind", "vector", "--embedding-model", "eco", "--chunk-size", "512")
         refused(run(mesh, "register", "memory-bank", "second", *wrong), "error: --embedding-model eco", "echo")
+
+    def test_a_model_that_banks_rely_on_is_not_taken_away_silently(self, mesh, others):
+        run(mesh, "register", "model", "embedder", "--provider-model-id", "spare")
+        vector = ("--kind", "vector", "--embedding-model", "embedder", "--chunk-size", "512")
+        assert run(mesh, "register", "memory-bank", "second", *vector).returncode == 0
+        done = run(mesh, "unregister", "model", "embedder")
+        assert (done.returncode, done.stdout) == (0, "unregistered embedder\n")
+        assert done.stderr == "note: memory banks embed with embedder and cannot do so without it: second\n"
+        assert run(mesh, "unregister", "memory-bank", "second").stderr == ""
 
     def test_single_parameters_of_a_bank_are_changed(self, mesh, others):
         vector = ("--kind", "vector", "--embedding-model", "echo", "--chunk-size", "512", "--overlap", "100")
@@ -453,14 +470,15 @@ class TestWatch:
             _, errors = watch.process.communicate(timeout=10)
         assert watch.process.returncode == 0
         assert "Traceback" not in errors
-        assert "note: " in errors
+        assert "note: lost the mesh: " in errors
 
     def test_a_mesh_that_is_not_up(self):
         done = stackmesh("watch", "--address", f"127.0.0.1:{free_port()}")
         refused(done, "no gateway answers at 127.0.0.1:", "hint: is the mesh up? start it with: stackmesh up")
 
     def test_a_revision_that_is_not_there_yet(self, mesh):
-        refused(run(mesh, "watch", "--start-revision", "999999999"), "hint: begin with what there is now")
+        done = run(mesh, "watch", "--start-revision", "999999999")
+        refused(done, "there is no revision 999999999 yet", "hint: begin with what there is now")
 
     def test_a_reader_that_has_seen_enough(self, mesh):
         with Watching(mesh) as watch:
