@@ -83,7 +83,7 @@ def _endpoint(text: str) -> str:
     if match is None or not 0 < port < 65536:
         raise _wrong(
             "after etcd:// must stand HOST:PORT, or several with commas between them; "
-            "a password with / ? @ or , in it must be percent-encoded"
+            "a password with / ? @ , or % in it must be percent-encoded"
         )
     return f"{match[1]}:{port}"
 
