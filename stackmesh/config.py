@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, ValidationError
 
 from stackmesh import limits, names
 from stackmesh.errors import InvalidField
@@ -67,6 +67,12 @@ def _ip(address: str) -> None:
         ) from None
 
 
+def _store(value: str) -> str:
+    if not re.match(r"(sqlite:///|etcd://).", value):
+        raise ValueError("must be sqlite:///PATH or etcd://HOST:PORT/PREFIX")
+    return value
+
+
 def _resource_name(value: object) -> object:
     return _named(names.check_resource_name, value)
 
@@ -92,6 +98,7 @@ _TEXT: Final = "must be text; write it in quotes"
 _IN_WORDS: Final[Mapping[str, str]] = {
     "tuple_type": "must be a list; leave it out where there is none",
     "string_type": _TEXT,
+    "path_type": "must be a path, or null for none",
 }
 """What pydantic says of values of the wrong type, as somebody sees it who writes YAML."""
 
@@ -103,7 +110,7 @@ ProviderType = Annotated[str, BeforeValidator(_provider_type)]
 
 
 class RegistryConfig(Frozen):
-    store: Annotated[str, Field(pattern=r"^(sqlite:///|etcd://).+", repr=False)] = "sqlite:///.stackmesh/registry.db"
+    store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite:///.stackmesh/registry.db"
     """`sqlite:///relative/path`, `sqlite:////absolute/path`, or for several replicas
     `etcd://[USER:PASSWORD@]HOST:PORT,HOST:PORT/PREFIX[?tls=...]`. registry_service/stores.py has the whole of it.
     """
@@ -304,7 +311,7 @@ def _problem(model: type[BaseModel], kind: str, at: str, loc: Sequence[int | str
         return f"{path}: is required"
     if kind in _IN_WORDS:
         return f"{path}: {_IN_WORDS[kind]}"
-    return f"{path}: {message.removeprefix('Value error, ')}"
+    return f"{path}: {message.removeprefix('Value error, ').replace('Input should be', 'must be', 1)}"
 
 
 def _path(loc: Sequence[int | str], at: str = "") -> str:

@@ -36,7 +36,7 @@ async def _up(config: Config, path: Path | None, environment: Mapping[str, str],
     async with supervised(commands(config, path), LOGS, same_code(environment), seen.show) as supervisor:
         _obey_signals(supervisor, seen)
         if await supervisor.ready():
-            async with background(welcome(config, seen.note), "welcome"):
+            async with background(welcome(config, seen.note), "welcome", vital=False):
                 await supervisor.asked_to_stop()
 
 

@@ -13,7 +13,7 @@ when somebody else was faster, Declared for what is the YAML's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf.json_format import ParseDict, ParseError
@@ -178,10 +178,19 @@ def bank_params(params: pb.MemoryBankParams | Values) -> pb.MemoryBankParams:
     """The message. Raises InvalidField for values that are not its."""
     if isinstance(params, pb.MemoryBankParams):
         return params
+    wrong = "are not those of a memory bank"
+    kinds = pb.MemoryBankParams.DESCRIPTOR.fields_by_name
+    [kind] = params if len(params) == 1 else [""]
+    if kind not in kinds:
+        raise InvalidField("params", f"{wrong}: they have one key, one of {', '.join(kinds)}")
+    known, its = list(getattr(pb.MemoryBankParams(), kind).DESCRIPTOR.fields_by_name), params[kind]
+    if not isinstance(its, Mapping) or not set(cast("Values", its)) <= set(known):
+        takes = f"a mapping that may have {', '.join(known)}" if known else "an empty mapping, {}"
+        raise InvalidField("params", f"{wrong}: {kind} takes {takes}")
     try:
         return ParseDict(dict(params), pb.MemoryBankParams())
-    except (ParseError, TypeError, ValueError) as error:
-        raise InvalidField("params", f"are not those of a memory bank: {error}") from None
+    except (ParseError, TypeError, ValueError):
+        raise InvalidField("params", f"{wrong}: {kind} has a value that is not of its key's type") from None
 
 
 def _struct(field: str, values: Values | None) -> Struct | None:

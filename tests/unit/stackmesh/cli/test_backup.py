@@ -127,7 +127,7 @@ def test_a_thousand_rows_are_nothing(tmp_path):
         ("a: [\n", ":2: not YAML"),
         ("version: 1\nversion: 1\n", ":2: not YAML: version is there twice"),
         ("models: []\n", "version: is required"),
-        ("version: 2\n", ":1: version: Input should be 1"),
+        ("version: 2\n", ":1: version: must be 1"),
         ("version: 1\nproviders: {}\n", "backup.yaml: is the YAML of a mesh, not a backup"),
         ("version: 1\nmodls: []\n", ":2: modls: unknown key; did you mean `models`?"),
         ("version: 1\nmodels:\n- model_id: a\n- model_id: b c\n", ":4: models[1].model_id: may hold"),

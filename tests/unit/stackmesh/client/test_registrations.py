@@ -76,12 +76,23 @@ async def test_bank_params_as_in_the_yaml(client, params):
 
 
 @pytest.mark.parametrize(
-    "params", [{"vectr": {}}, {"vector": {"chunk_size_in_tokens": "many"}}, {"vector": 5}, {"vector": {}, "graph": {}}]
+    ("params", "said"),
+    [
+        ({"vectr": {}}, "they have one key, one of vector, key_value, keyword, graph"),
+        ({"keyValue": {}}, "they have one key, one of "),
+        ({"vector": {}, "graph": {}}, "they have one key"),
+        ({}, "they have one key"),
+        ({"vector": {"chunk_size_in_tokens": "many"}}, "vector has a value that is not of its key's type"),
+        ({"vector": {"chunk_size": 5}}, "vector takes a mapping that may have embedding_model, chunk_size_in_tokens, "),
+        ({"vector": 5}, "vector takes a mapping"),
+        ({"graph": {"a": 1}}, "graph takes an empty mapping, {}"),
+    ],
 )
-async def test_bad_bank_params_are_refused_before_the_wire(client, registry, params):
+async def test_bad_bank_params_are_refused_before_the_wire(client, registry, params, said):
     with pytest.raises(errors.InvalidField) as caught:
         await client.memory_banks.register("docs", params=params)
     assert caught.value.field == "params"
+    assert said in str(caught.value)
     assert registry.calls == []
 
 
