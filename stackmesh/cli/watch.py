@@ -18,6 +18,8 @@ from stackmesh.client.watch import Record, Word
 from stackmesh.registry.v1.resources_pb2 import Handover, Instance, Provider
 from stackmesh.resources import earlier
 
+_ALWAYS: Final = ("revision", "updated_at")
+"""What every update changes."""
 _MARKS: Final = {What.ADDED: ("+", "green"), What.UPDATED: ("~", "yellow"), What.REMOVED: ("-", "red")}
 
 
@@ -30,6 +32,7 @@ class Watcher:
         self._start = start_revision
         self._json = form == "json"
         self._console = Console(highlight=False)
+        self._before: dict[tuple[Word, str], Record | None] = {}
 
     async def follow(self, address: str, *, only_changes: bool) -> None:
         async with (
@@ -46,10 +49,16 @@ class Watcher:
             print(as_json(_plain(change, at), indent=None), flush=True)
             return
         mark, style = _MARKS[change.what]
+        before = self._before.pop((change.kind, change.name), None)
+        if change.what is not What.REMOVED:
+            self._before[change.kind, change.name] = change.record
+        about = _about(change.record)
+        if change.what is What.UPDATED and about == _about(before):  # what has changed the line does not show
+            about += _changed(before, change.record)
         line = Text.assemble(
             f"{at.astimezone():%H:%M:%S} ",
             (mark, style),
-            f" {change.kind.replace('_', ' ')} {change.name}  {inert(_about(change.record))}".rstrip(),
+            f" {change.kind.replace('_', ' ')} {change.name}  {inert(about)}".rstrip(),
         )
         self._console.print(line, soft_wrap=True)
 
@@ -80,8 +89,22 @@ def _plain(change: Change, at: datetime) -> dict[str, object]:
         "name": change.name,
         "revision": change.revision,
         "initial": change.initial,
-        "record": None if change.record is None else plain(change.record),
+        "record": None if change.record is None else _recorded(change.record),
     }
+
+
+def _recorded(record: Record) -> dict[str, object]:
+    """Without the serving state, which Get works out and no watch tells."""
+    return {key: value for key, value in plain(record).items() if key not in ("serving_state", "serving_reason")}
+
+
+def _changed(before: Record | None, now: Record | None) -> str:
+    """The fields that an update changed."""
+    if before is None or now is None:
+        return ""
+    one, other = _recorded(before), _recorded(now)
+    names = [name for name in other if name not in _ALWAYS and one.get(name) != other[name]]
+    return f"  ({', '.join(names)})" if names else ""
 
 
 def _about(record: Record | None) -> str:
