@@ -24,6 +24,21 @@ app.add_typer(naming.unregister, name="unregister")
 app.add_typer(registry.app, name="registry")
 
 
+def _show_version(asked: bool) -> None:  # noqa: FBT001 -- as typer calls it
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[  # noqa: FBT002 -- a flag
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """What can be said without a command."""
+
+
 @app.command(
     epilog="`stackmesh up` : the default mesh, one small model on this machine\n\n`stackmesh up mesh.yaml` : your own"
 )

@@ -10,6 +10,7 @@ from typing import Final
 import typer
 
 from stackmesh.cli.failures import say_error, told
+from stackmesh.cli.show import counted
 from stackmesh.config import declared, load
 from stackmesh.supervisor.commands import python, same_code, service_modules, unhosted
 
@@ -28,10 +29,9 @@ def run(path: Path, environment: Mapping[str, str]) -> None:
             raise typer.Exit(1)
         for remark in unhosted(config):
             typer.echo(f"{path}: {remark}")
-        counts = [
-            f"{len(entries)} {section.replace('_', ' ')}" for section, entries in declared(config).items() if entries
-        ]
-        typer.echo(f"{path}: good: {', '.join([f'{sum(1 for _ in config.providers.all())} providers', *counts])}")
+        found = {"providers": sum(1 for _ in config.providers.all())}
+        found |= {section.replace("_", " "): len(entries) for section, entries in declared(config).items() if entries}
+        typer.echo(f"{path}: good: {', '.join(counted(number, words) for words, number in found.items())}")
 
 
 def _problems(module: str, path: Path, environment: Mapping[str, str]) -> Sequence[str]:

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from stackmesh.cli import backup, files
 from stackmesh.cli.failures import told
+from stackmesh.cli.show import counted
 from stackmesh.client import Client
 from stackmesh.client.watch import Word
 from stackmesh.reflector import Listed
@@ -36,7 +37,7 @@ def run(address: str, path: Path | None) -> None:
             return
         files.put(path, text)
         own = sum(resource.source == SOURCE_USER for resource in resources)
-        print(f"{path}: {own} registrations at revision {listed.revision}", file=sys.stderr)
+        print(f"{path}: {counted(own, 'registrations')} at revision {listed.revision}", file=sys.stderr)
 
 
 def _heading(listed: Listed) -> str:

@@ -39,6 +39,11 @@ def word(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower().replace("_", " ")
 
 
+def counted(number: int, plural: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"
+
+
 def state(value: str) -> Text:
     return Text(value, style=_STYLES.get(value, ""))
 

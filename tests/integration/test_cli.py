@@ -378,6 +378,8 @@ class TestWatch:
             assert watch.line().split()[1:] == ["+", "model", "mine", "e", "as", "spare"]
             run(mesh, "update", "model", "mine", "--provider-model-id", "echo")
             assert watch.line().split()[1:] == ["~", "model", "mine", "e", "as", "echo"]
+            run(mesh, "update", "model", "mine", "--metadata", "team=chat")
+            assert watch.line().split()[1:] == ["~", "model", "mine", "e", "as", "echo", "(metadata)"]
             run(mesh, "unregister", "model", "mine")
             assert watch.line().split()[1:] == ["-", "model", "mine", "e", "as", "echo"]
             watch.process.send_signal(signal.SIGINT)
@@ -440,6 +442,7 @@ class TestWatch:
             told = json.loads(watch.line())
         assert (told["change"], told["kind"], told["name"], told["initial"]) == ("added", "model", "mine", False)
         assert told["record"]["provider_resource_id"] == "spare"
+        assert "serving_state" not in told["record"]
         run(mesh, "unregister", "model", "mine")
         with Watching(mesh, "models", "-o", "json", "--start-revision", str(told["revision"])) as watch:
             again = [json.loads(watch.line()) for _ in range(2)]
@@ -683,7 +686,7 @@ class TestCheck:
         done = self.check(tmp_path, safety + "shields: [{shield_id: guard}]\n")
         assert done.returncode == 0
         assert "mesh.yaml: providers.safety: nothing in this version hosts safety providers yet; " in done.stdout
-        assert "mesh.yaml: good: 1 providers, 1 shields\n" in done.stdout
+        assert "mesh.yaml: good: 1 provider, 1 shield\n" in done.stdout
         refused(
             self.check(tmp_path, safety + "shields: [{shield_id: stackmesh/guard}]\n"),
             "mesh.yaml",
@@ -696,6 +699,7 @@ class TestCheck:
 
 def test_version():
     assert stackmesh("version").stdout.startswith("stackmesh 0.")
+    assert stackmesh("--version").stdout == stackmesh("version").stdout
 
 
 def test_help_teaches_with_examples():
