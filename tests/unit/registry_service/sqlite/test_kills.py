@@ -97,11 +97,21 @@ async def test_in_a_commit(tmp_path):
             await intact(path, 0)
 
 
-async def test_that_check_finds_a_store_without_a_journal(tmp_path):
+async def survive(folder, kind):
+    """Nothing is lost or torn, at places to which the database of a writer of any kind comes."""
     with writers() as die:
-        acknowledged = die(path := tmp_path / "r.db", PLACE, kind="Unjournaled")
-        with pytest.raises((AssertionError, StartError, RegistryUnreachable)):
-            await intact(path, acknowledged)
+        for byte in places((60_000, 120_000)):
+            path = folder / f"{byte}.db"
+            await intact(path, die(path, byte, kind=kind))
+
+
+async def test_wherever_its_files_grow(tmp_path):
+    await survive(tmp_path, "Good")
+
+
+async def test_that_check_finds_a_store_without_a_journal(tmp_path):
+    with pytest.raises((AssertionError, StartError, RegistryUnreachable)):
+        await survive(tmp_path, "Unjournaled")
 
 
 async def test_in_a_checkpoint(tmp_path):
