@@ -17,7 +17,7 @@ from stackmesh.supervisor.notices import Inbox, inbox
 from tests.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
-_READY_SECONDS: Final = 20.0
+_READY_SECONDS: Final = 40.0
 _END_SECONDS: Final = 30.0
 _THAW: Final = 'cat > /dev/null; kill -CONT "$0" 2> /dev/null'
 """Wakes a process when whoever froze it is gone, so that it can notice that its own standard input has ended."""
