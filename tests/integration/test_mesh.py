@@ -256,11 +256,15 @@ async def test_a_cancelled_call_gives_its_slot_back(real: Client):
 @model_group
 @in_module
 async def test_a_deadline_stops_the_model(real: Client):
+    hurried = real.with_options(timeout=0.5).inference
+
+    async def story():
+        stream = await hurried.stream_chat_completion(model_id=MODEL, messages=STORY, sampling_params=LONG)
+        return [chunk async for chunk in stream]
+
     for _ in range(3):
-        hurried = real.with_options(timeout=0.5).inference
         with pytest.raises(DeadlineExceeded):  # on a busy machine before the first token
-            stream = await hurried.stream_chat_completion(model_id=MODEL, messages=STORY, sampling_params=LONG)
-            _ = [chunk async for chunk in stream]
+            await story()
         async with asyncio.timeout(2):
             await real.inference.chat_completion(
                 model_id=MODEL, messages=[user("Hi")], sampling_params=SamplingParams(max_tokens=1)
