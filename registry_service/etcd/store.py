@@ -143,9 +143,10 @@ class EtcdStore:
         try:
             await self.store_id()
             # etcd looks at the rights to write before the conditions, and these two are never both true.
-            never = [wire.written_at(self._id, 0), wire.exists(self._id)]
-            writes = [wire.put(key, b"") for key in (self._id, self._head, self._keys)]
-            await self._txn(never, writes, [], repeatable=True)
+            layout = self._layout
+            never = [wire.written_at(layout.id, 0), wire.exists(layout.id)]
+            writes = [wire.put(key, b"") for key in (layout.id, layout.head, layout.key(""))]
+            await self._txn(never, writes, repeatable=True)
         except Refused as error:
             raise StartError(error.message) from None
         except MeshError as error:
