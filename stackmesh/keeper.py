@@ -76,8 +76,10 @@ class Keeper:
         return self._turn()
 
     def again(self) -> bool:
-        """The backend has lost it. Whether `run` has to be started; one that is running gets there anyway."""
-        return not self._running and self._turn()
+        """The backend has lost it. Whether `run` has to be started for it."""
+        if self.wanted is None or self._loading is not None:
+            return False  # it is being loaded, or not to be
+        return self._turn()
 
     def _turn(self) -> bool:
         self._turned = True
@@ -92,9 +94,10 @@ class Keeper:
                 if self.wanted is None:
                     await self._unload()
                     continue
-                async with background(self._load(self.wanted), f"load {self._name}", vital=False) as self._loading:
-                    await asyncio.wait([self._loading])
-                self._loading = None
+                async with background(self._load(self.wanted), f"load {self._name}", vital=False) as loading:
+                    self._loading = loading
+                    await asyncio.wait([loading])
+                    self._loading = None
         finally:
             self._running = False
 

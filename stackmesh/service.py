@@ -17,9 +17,9 @@ from typing import Final
 
 import grpc
 
-from stackmesh import routes
+from stackmesh import limits, routes
 from stackmesh.announcer import Announcer, announced
-from stackmesh.config import Config, ServiceConfig
+from stackmesh.config import Config, ConfigError, ServiceConfig
 from stackmesh.convergence import Convergence
 from stackmesh.hosting import HostedProviders, Hosting
 from stackmesh.interceptors import Errors, Routed
@@ -63,7 +63,13 @@ class Service:
 
 def check(config: Config, service: Service) -> None:
     """Raise ConfigError for what the process would refuse in the configuration."""
-    check_providers(config.providers.of(service.api), service.kinds, service.word)
+    hosted = config.providers.of(service.api)
+    if len(hosted) > limits.PROVIDERS:
+        raise ConfigError(
+            f"providers.{service.word}: has {len(hosted)} entries; this process hosts them all, and can announce "
+            f"{limits.PROVIDERS}"
+        )
+    check_providers(hosted, service.kinds, service.word)
 
 
 @asynccontextmanager

@@ -72,10 +72,6 @@ class Member:
         tree[section] = {**tree.get(section, {}), **changed}
         self.config.write_text(yaml.safe_dump(tree))
 
-    def run_instead(self, module: str) -> None:
-        """Another program, with the same configuration: from the next start on."""
-        self._module = module
-
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -53,7 +53,7 @@ async def one_behind(folder, program="registry_service"):
         proxy = await stack.enter_async_context(TcpProxy(member.address))
         store = {AHEAD: f"etcd://{member.address}/mesh", BEHIND: f"etcd://{proxy.address}/mesh"}
         mesh = await stack.enter_async_context(meshed(folder, store.__getitem__))
-        mesh.registries[BEHIND].run_instead(program)
+        mesh.registries[BEHIND].program = ("-m", program)
         for gateway in (AHEAD, BEHIND):
             mesh.gateways[gateway].reconfigure("registry", address=mesh.registry_addresses[gateway])
         await mesh.start()

@@ -164,7 +164,7 @@ async def planted(folder, store):
     """Each gateway has a registry of its own, and each registry a bug of its own."""
     async with meshed(folder, store) as mesh:
         for gateway, bug in ((REASSURED, "reassuring"), (HELD, "patient")):
-            mesh.registries[gateway].run_instead(f"tests.faults.planted.{bug}")
+            mesh.registries[gateway].program = ("-m", f"tests.faults.planted.{bug}")
             mesh.gateways[gateway].reconfigure("registry", address=mesh.registry_addresses[gateway])
         await mesh.start()
         await mesh.clients[HELD].models.register("mine", provider_model_id="echo-1")

@@ -131,7 +131,7 @@ class DeletesAtOnce(EtcdStore):
         if not all(isinstance(op, Delete) for op in ops):
             return await super().commit(ops, expect=expect)
         for op in ops:
-            question = etcd_pb2.DeleteRangeRequest(key=self._key(op.key))
+            question = etcd_pb2.DeleteRangeRequest(key=self._layout.key(op.key))
             answer = await self._client.call(DELETE, question, repeatable=True)
         return answer.header.revision
 

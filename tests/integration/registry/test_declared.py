@@ -189,6 +189,6 @@ async def test_what_cannot_be_reached_is_tried_again(disk):
             instance.providers["local"].fails = BackendUnreachable("not yet")
             await instance.report("local")
             await until(lambda: len(instance.providers["local"].asked) > 2)
-            assert (await registry.get("llama")).pending_reason == "not yet"
+            assert (await registry.get("llama")).pending_reason == "the provider local cannot tell: not yet"
             instance.providers["local"].fails = None
             await until(lambda: registry.serving("llama"))

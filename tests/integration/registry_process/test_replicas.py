@@ -45,8 +45,9 @@ StoreSource.watch, Mirror.current = watch, current
 STRANGE = """
 from registry_service.instances.announce import Announce
 
-async def lease(self, hello):
-    return 0, await self._store.grant(self._ttl)
+async def lease(self, known, hello):
+    row = known.instance(hello.instance_id)
+    return row.lease_id if row is not None else 0, await self._store.grant(self._ttl)
 
 Announce._lease = lease
 """

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stackmesh import config, limits
+from stackmesh import config
 from stackmesh.config import ConfigError, load, parse
 
 ECHO = """
@@ -95,18 +95,6 @@ def test_a_provider_id_is_used_once():
     provider = '  - {provider_id: a, provider_type: "inline::echo"}\n'
     text = "version: 1\nproviders:\n  inference:\n" + provider * 2
     assert "providers.inference[1].provider_id: a is there twice" in problem(text)
-
-
-def test_a_process_that_could_not_announce_all_its_providers_is_refused_here():
-    def providers(count, api):
-        return f"  {api}:\n" + "".join(
-            f'  - {{provider_id: p{n}, provider_type: "inline::echo"}}\n' for n in range(count)
-        )
-
-    most = "version: 1\nproviders:\n" + providers(limits.PROVIDERS, "inference") + providers(limits.PROVIDERS, "safety")
-    assert len(list(parse(most, {}, "mesh.yaml").providers.all())) == 2 * limits.PROVIDERS
-    said = problem("version: 1\nproviders:\n" + providers(limits.PROVIDERS + 1, "inference"))
-    assert said == "mesh.yaml: providers.inference: has 49 entries; one process hosts them all, and can announce 48"
 
 
 def test_every_problem_is_told_at_once():

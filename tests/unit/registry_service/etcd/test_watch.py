@@ -14,7 +14,7 @@ from registry_service.store import Delete, Put
 from stackmesh.errors import RegistryUnreachable, RevisionGone, Unavailable
 from stackmesh.tasks import background
 from tests.contracts.store import collect, next_change, now
-from tests.fakes.etcd import etcd, etcd_cluster, fresh_prefix, store_url
+from tests.fakes.etcd import etcd, etcd_cluster, shared_etcd, store_url
 from tests.fakes.newer_etcd import newer_etcd
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.scale import full
@@ -37,15 +37,15 @@ class HastyWatch(Watch):
 
 
 @pytest.fixture(scope="module")
-def replay(member):
-    """A store of 3,000 events in 1,500 commits: its prefix and its revisions."""
-    prefix = fresh_prefix()
+def replay():
+    """3,000 events in 1,500 commits, in an etcd of their own, which nobody compacts: where, and their revisions."""
 
-    async def fill():
-        async with EtcdStore(parse(store_url(member.address, prefix=prefix))) as store:
+    async def fill(address):
+        async with EtcdStore(parse(store_url(address))) as store:
             return [await store.commit([Put(f"k{n % 50}", b"v" * 100), Put(f"n{n}", b"")]) for n in range(COMMITS)]
 
-    return prefix, asyncio.run(fill())
+    with shared_etcd() as member:
+        yield member.address, asyncio.run(fill(member.address))
 
 
 async def follow(store, start, last):
@@ -66,11 +66,11 @@ async def follow(store, start, last):
     return seen
 
 
-async def whole(member, replay, cuts, kind=EtcdStore, silence=0.02):
+async def whole(replay, cuts, kind=EtcdStore, silence=0.02):
     """The replay arrives whole, cut after so many different shares of its bytes."""
-    prefix, revisions = replay
-    async with TcpProxy(member.address) as proxy:
-        async with kind(parse(store_url(proxy.address, prefix=prefix)), silence=silence) as store:
+    address, revisions = replay
+    async with TcpProxy(address) as proxy:
+        async with kind(parse(store_url(proxy.address)), silence=silence) as store:
             before = proxy.received
             await follow(store, revisions[0], revisions[-1])
             size = proxy.received - before
@@ -84,13 +84,13 @@ async def whole(member, replay, cuts, kind=EtcdStore, silence=0.02):
 
 
 @pytest.mark.timeout(120)
-async def test_a_cut_replay_loses_and_repeats_nothing(member, replay):
-    await whole(member, replay, full(50))
+async def test_a_cut_replay_loses_and_repeats_nothing(replay):
+    await whole(replay, full(50))
 
 
-async def test_that_check_finds_a_watch_that_takes_revisions_from_headers(member, replay):
+async def test_that_check_finds_a_watch_that_takes_revisions_from_headers(replay):
     with pytest.raises(AssertionError):
-        await whole(member, replay, 3, Hasty, silence=0.001)
+        await whole(replay, 3, Hasty, silence=0.001)
 
 
 async def test_a_watch_whose_place_is_compacted_while_it_is_away_is_told(member, prefix):
@@ -256,9 +256,9 @@ class BreathlessWatch(Watch):
         pass
 
 
-async def lets_others_work(member, replay, kind=EtcdStore):
+async def lets_others_work(replay, kind=EtcdStore):
     """However long a replay is, the event loop comes round all the time."""
-    prefix, revisions = replay
+    address, revisions = replay
     rounds = 0
 
     async def count():
@@ -267,20 +267,20 @@ async def lets_others_work(member, replay, kind=EtcdStore):
             rounds += 1
             await asyncio.sleep(0)
 
-    async with kind(parse(store_url(member.address, prefix=prefix))) as store:
+    async with kind(parse(store_url(address))) as store:
         async with background(count(), "count"), aclosing(store.watch(revisions[0])) as watch:
             seen = [(await anext(watch), rounds)[1] for _ in revisions]
     in_a_row = max(len(list(group)) for _, group in groupby(seen))
     assert in_a_row <= 10
 
 
-async def test_a_replay_lets_others_work(member, replay):
-    await lets_others_work(member, replay)
+async def test_a_replay_lets_others_work(replay):
+    await lets_others_work(replay)
 
 
-async def test_that_check_finds_a_watch_that_does_not(member, replay):
+async def test_that_check_finds_a_watch_that_does_not(replay):
     with pytest.raises(AssertionError):
-        await lets_others_work(member, replay, Breathless)
+        await lets_others_work(replay, Breathless)
 
 
 async def test_an_idle_watch_comes_to_the_revision_of_a_revocation(member, url):
