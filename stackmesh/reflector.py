@@ -28,6 +28,7 @@ import grpc
 from stackmesh.backoff import Backoff
 from stackmesh.bell import Bell
 from stackmesh.errors import MeshError, RevisionGone, Timeout, from_rpc_error
+from stackmesh.reasons import REMIND_SECONDS, Reasons
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.resources import KINDS
@@ -47,8 +48,6 @@ _PATIENT: Final = 10.0
 """Seconds between two tries at most while the registry says nothing. Half of it at least, drawn anew each time."""
 _HASTY: Final = 0.5
 """Seconds between two tries at most while it answers and breaks again."""
-_REMIND: Final = 60.0
-"""Seconds after which what goes on failing is said again."""
 _WELL_AFTER: Final = 10.0
 """Seconds that a watch has to hold before a break of it counts as the first."""
 _BY_WORD: Final = {kind.word: kind for kind in KINDS.values()}
@@ -157,7 +156,7 @@ class Reflector:
         silence: float = STALE_AFTER,
         stale_after: float = STALE_AFTER,
         patience: float = _PATIENT,
-        remind_after: float = _REMIND,
+        remind_after: float = REMIND_SECONDS,
         well_after: float = _WELL_AFTER,
         called: str = "the registry",
     ) -> None:
@@ -173,9 +172,8 @@ class Reflector:
         self._mending = Backoff(limit=_PATIENT)
         self._well_after = well_after
         self._well = True  # nothing has been wrong of late: whoever is told to list again need not wait
-        self._remind_after = remind_after
         self._called = called
-        self._said: dict[str, float] = {}  # why it was lost, to when that was last said
+        self._reasons = Reasons(remind_after)
         self._revision: int | None = None  # None: list first
         self._store_id = ""
         self._answered = False  # since the last break
@@ -277,7 +275,7 @@ class Reflector:
                     self._well = True
                     self._hasty.reset()
                     self._mending.reset()
-                    self._said.clear()
+                    self._reasons.forget()
 
     def _hear(self) -> None:
         """The registry has said something; the view, which is told next, may ask whether it had been away."""
@@ -294,10 +292,7 @@ class Reflector:
 
     def _lost(self, why: str, error: Exception | None = None) -> None:
         """Say so: at once, when the reason is another one, and now and then while it lasts."""
-        now = time.monotonic()
-        self._said = {said: at for said, at in self._said.items() if now - at < self._remind_after}
-        level = logging.DEBUG if why in self._said else logging.WARNING
-        self._said.setdefault(why, now)
+        level = logging.WARNING if self._reasons.new(why) else logging.DEBUG
         log.log(level, "%s; at revision %s, trying again", why, self._revision, exc_info=error)
 
     def __repr__(self) -> str:
