@@ -8,7 +8,7 @@ import pytest
 from registry_service.stores import open_store
 from stackmesh.errors import Conflict, Unavailable
 from stackmesh.transport import internal_channel
-from tests.fakes.etcd import etcd, etcd_cluster, store_url
+from tests.fakes.etcd import MAY_BE_KILLED, etcd, etcd_cluster, store_url
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.faults.faults import cluster_faults, member_faults, network_and_member, spread
 from tests.faults.history import UNKNOWN, violations
@@ -54,7 +54,7 @@ def enough(work, rate, seconds):
 async def etcd_stores(folder):
     """CLIENTS stores on one etcd, behind one proxy each half."""
     async with AsyncExitStack() as stack:
-        member = await stack.enter_async_context(etcd(folder))
+        member = await stack.enter_async_context(etcd(folder, MAY_BE_KILLED))
         proxies = [await stack.enter_async_context(TcpProxy(member.address)) for _ in range(2)]
         urls = [f"etcd://{proxies[number % 2].address}/mesh" for number in range(CLIENTS)]
         stores = [await stack.enter_async_context(open_store(url)) for url in urls]
@@ -75,7 +75,7 @@ async def test_the_etcd_store_is_linearizable_under_faults(tmp_path):
 async def cluster_stores(folder):
     """CLIENTS stores on a cluster of three, a proxy before each member; they begin with different members."""
     async with AsyncExitStack() as stack:
-        members = await stack.enter_async_context(etcd_cluster(folder))
+        members = await stack.enter_async_context(etcd_cluster(folder, MAY_BE_KILLED))
         proxies = [await stack.enter_async_context(TcpProxy(member.address)) for member in members]
         ways = [proxy.address for proxy in proxies]
         urls = [store_url(*ways[number % 3 :], *ways[: number % 3]) for number in range(CLIENTS)]
@@ -181,7 +181,7 @@ async def run_on_gateways(mesh, faults, register=GatewayRegister, seconds=SECOND
 @pytest.mark.timeout(SECONDS + 90)
 async def test_names_are_linearizable_through_two_gateways_over_etcd(tmp_path):
     async with AsyncExitStack() as stack:
-        member = await stack.enter_async_context(etcd(tmp_path))
+        member = await stack.enter_async_context(etcd(tmp_path, MAY_BE_KILLED))
         proxies = [await stack.enter_async_context(TcpProxy(member.address)) for _ in range(2)]
         store = [f"etcd://{proxy.address}/mesh" for proxy in proxies]
         mesh = await stack.enter_async_context(meshed(tmp_path, store.__getitem__))

@@ -11,7 +11,7 @@ from stackmesh.client import Client
 from stackmesh.errors import RegistryUnreachable, Unavailable
 from stackmesh.reflector import RegistrySource
 from stackmesh.transport import internal_channel
-from tests.fakes.etcd import etcd, etcd_cluster
+from tests.fakes.etcd import MAY_BE_KILLED, etcd, etcd_cluster
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.faults.mesh import MODEL, PROVIDER, callable_, calling, meshed, registered, say
 from tests.scale import SOAK, full
@@ -207,7 +207,7 @@ async def test_who_reassures_or_holds_on_over_a_frozen_etcd_is_found_out(tmp_pat
 
 @pytest.mark.timeout(180)
 async def test_two_of_three_members_killed(tmp_path):
-    async with etcd_cluster(tmp_path) as members:
+    async with etcd_cluster(tmp_path, MAY_BE_KILLED) as members:
         store = f"etcd://{','.join(member.address for member in members)}/mesh"
         async with meshed(tmp_path, store, lease_ttl=LEASE_TTL) as mesh:
             await mesh.start()
