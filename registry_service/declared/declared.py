@@ -53,11 +53,15 @@ class Declared:
         """Set once the providers of the YAML are known, and what they may be asked for can be asked."""
 
     async def run(self) -> None:
-        """Follow for ever: at every change, and with growing pauses while something is pending."""
-        backoff = Backoff(first=0.5, limit=30.0)
+        """Follow for ever: at every change, and with growing pauses while something is pending, or it fails."""
+        backoff, failing = Backoff(first=0.5, limit=30.0), Backoff(limit=5.0)
         while True:
             known, began = self._mirror.known or Known(), time.monotonic()
-            pause = backoff.delay() if await self._try() else None
+            if (pending := await self._try()) is None:
+                await asyncio.sleep(failing.delay())  # what has changed is still to be followed, so it wakes nobody
+                continue
+            failing.reset()
+            pause = backoff.delay() if pending else None
             await asyncio.sleep(min(_REST * (time.monotonic() - began), _REST_SECONDS))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -87,14 +91,15 @@ class Declared:
             await first
         return await resources.follow(await self._mirror.current())
 
-    async def _try(self) -> bool:
+    async def _try(self) -> bool | None:
+        """As `follow`; None if it failed."""
         try:
             return await self.follow()
         except* MeshError as errors:
             log.warning("the rows could not follow the YAML, trying again: %s", _first(errors))
         except* Exception:
             log.exception("the rows could not follow the YAML, trying again")
-        return True
+        return None
 
 
 def _news(since: Known, now: Known) -> bool:

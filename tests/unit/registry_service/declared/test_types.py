@@ -269,6 +269,28 @@ async def test_a_declared_name_that_somebody_frees_or_spoils_is_declared_again(p
             await until(declared_again)
 
 
+async def test_what_cannot_be_followed_now_is_not_tried_without_a_pause(parts, store, instance, caplog):
+    """A name that is declared is freed while the store answers nothing: it is known, and nothing can be done."""
+    await parts.say(instance)
+    async with background(declared(parts).run(), "declared"):
+
+        async def there():
+            return sorted(await rows(parts)) == KEYS
+
+        await until(there)
+        store.unreachable = True
+        await store.commit([Delete("shield/guard")])
+
+        def tries():
+            return sum("could not follow" in record.message for record in caplog.records)
+
+        await until(tries)
+        with pytest.raises(TimeoutError):
+            await until(lambda: tries() > 10, 1)
+        store.unreachable = False
+        await until(there)
+
+
 async def test_what_it_writes_itself_does_not_disturb_it(parts, store, instance):
     """The reason why it is pending may be another one each time."""
     await parts.say(instance)
