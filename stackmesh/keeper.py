@@ -77,7 +77,7 @@ class Keeper:
 
     def again(self) -> bool:
         """The backend has lost it. Whether `run` has to be started for it."""
-        if self.wanted is None or self._loading is not None:
+        if self.wanted is None or (self._loading is not None and not self._loading.done()):
             return False  # it is being loaded, or not to be
         return self._turn()
 

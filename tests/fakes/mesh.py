@@ -15,8 +15,8 @@ import registry_service.server
 import services.inference.server
 from stackmesh.client import Client
 from stackmesh.config import Config, parse
-from stackmesh.ports import free_port
 from stackmesh.registry.v1.resources_pb2 import ServingState
+from tests.ports import free_port
 from tests.waiting import until
 
 SERVING = ServingState.SERVING_STATE_SERVING

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stackmesh.ports import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 STACKMESH = (sys.executable, "-m", "stackmesh")

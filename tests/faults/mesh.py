@@ -15,8 +15,8 @@ from stackmesh.client import Client, user
 from stackmesh.errors import MeshError, NotFound, Unavailable
 from stackmesh.inspect.v1.inspect_service_pb2 import GetHealthResponse, InstanceInfo
 from stackmesh.tasks import background
-from tests.fakes.etcd import free_ports
 from tests.faults.processes import Member
+from tests.ports import free_ports
 from tests.waiting import until
 
 PROVIDER: Final = "echo"

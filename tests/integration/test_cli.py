@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackmesh.ports import free_port
 from tests.fakes.other_apis import hosted
 from tests.fakes.terminal import Terminal
 from tests.fakes.up import STACKMESH, Up, environment, running_up, stackmesh
+from tests.ports import free_port
 
 PROVIDERS = """\
   - {provider_id: e, provider_type: "inline::echo", config: {models: [echo, spare], loadable: [later]}}

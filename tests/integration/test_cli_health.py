@@ -12,9 +12,9 @@ import yaml
 
 from gateway import server
 from stackmesh.config import Config, parse
-from stackmesh.ports import free_port
 from tests.fakes.up import stackmesh
 from tests.fakes.watch_server import WatchServer
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("cli")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,17 +41,12 @@ from stackmesh.registry.v1.models_service_pb2_grpc import ModelsServiceStub
 from stackmesh.transport import CLIENT_CHANNEL, MESSAGE_LIMIT
 from tests.fakes.h2_peer import REFUSED_STREAM, Misbehaviour, Peer, goaway, hang_up, reset
 from tests.fakes.watch_server import WatchServer
+from tests.ports import free_port
 from tests.unit.gateway.known import instance, model, provider
 
 SERVICE = "stackmesh.inference.v1.InferenceService"
 CHAT, EMBEDDINGS = f"/{SERVICE}/ChatCompletion", f"/{SERVICE}/Embeddings"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def configuration(registry: str, *, snapshot_file: object = None, **more: object) -> Config:

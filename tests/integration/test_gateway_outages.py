@@ -20,12 +20,12 @@ from stackmesh.errors import RegistryUnreachable, ResourceNotFound, from_rpc_err
 from stackmesh.inference.v1 import inference_service_pb2 as inference
 from stackmesh.inspect.v1 import inspect_service_pb2 as inspect_pb
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
-from stackmesh.ports import free_port
 from stackmesh.registry.v1 import resources_pb2 as rows, watch_service_pb2 as watch_pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.resources import KINDS, api_word
 from stackmesh.transport import CLIENT_CHANNEL
 from tests.fakes.watch_server import WatchServer
+from tests.ports import free_port
 from tests.unit.gateway.known import gone, instance, model, provider
 from tests.waiting import until
 

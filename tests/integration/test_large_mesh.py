@@ -19,7 +19,6 @@ from registry_service.store import COMMIT_LIMIT, Put
 from stackmesh.config import parse
 from stackmesh.inspect.v1 import inspect_service_pb2
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
-from stackmesh.ports import free_port
 from stackmesh.registry.v1 import (
     instances_service_pb2,
     models_service_pb2,
@@ -34,6 +33,7 @@ from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.routes import Api
 from stackmesh.server import listening
 from stackmesh.transport import INTERNAL_LISTENER, internal_channel
+from tests.ports import free_port
 from tests.scale import full
 
 pytestmark = pytest.mark.timeout(180)

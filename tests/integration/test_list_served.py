@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from stackmesh.errors import ProviderNotFound
-from stackmesh.ports import free_port
 from stackmesh.provider.v1 import provider_service_pb2 as pb
 from stackmesh.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from stackmesh.transport import internal_channel
 from tests.fakes.mesh import mesh_config, running_mesh
 from tests.integration.registry.client import call
+from tests.ports import free_port
 from tests.waiting import until
 
 

@@ -10,13 +10,13 @@ from registry_service.server import running
 from registry_service.sqlite.store import SqliteStore
 from stackmesh.announcer import Announcer
 from stackmesh.config import parse
-from stackmesh.ports import free_port
 from stackmesh.reflector import Reflector, RegistrySource
 from stackmesh.registry.v1 import announce_service_pb2, watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.routes import Api
 from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]

@@ -17,10 +17,10 @@ import pytest
 
 from stackmesh import errors
 from stackmesh.client import Client, user
-from stackmesh.ports import free_port
 from tests.fakes.etcd import Etcd
 from tests.fakes.terminal import Terminal
 from tests.fakes.up import ROOT, STACKMESH, Up, environment, mesh_yaml, running_up, stackmesh
+from tests.ports import free_port
 from tests.waiting import until
 
 ECHO = '  - {provider_id: e, provider_type: "inline::echo", config: {models: [echo], delay: 0.2}}\n'

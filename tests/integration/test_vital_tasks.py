@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stackmesh.ports import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]

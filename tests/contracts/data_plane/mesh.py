@@ -15,7 +15,6 @@ import grpc
 import yaml
 
 from stackmesh.config import Config, parse
-from stackmesh.ports import free_port
 from stackmesh.registry.v1 import models_service_pb2
 from stackmesh.registry.v1.models_service_pb2_grpc import ModelsServiceStub
 from stackmesh.transport import CLIENT_CHANNEL
@@ -23,6 +22,7 @@ from tests.contracts.data_plane import conformance as api
 from tests.contracts.data_plane.backend import CALL_ID, PROVIDER_TYPE, Backend, Seen
 from tests.contracts.data_plane.plane import MODEL, PROVIDER, PROVIDER_MODEL, Plane, Running, Setup
 from tests.contracts.data_plane.processes import announcing, started
+from tests.ports import free_port
 from tests.waiting import until
 
 PAIR: Final = "pair"

@@ -18,7 +18,6 @@ from stackmesh.announcer import Announcer, announced
 from stackmesh.inspect.v1 import inspect_service_pb2
 from stackmesh.inspect.v1.inspect_service_pb2_grpc import InspectServiceStub
 from stackmesh.interceptors import Routed
-from stackmesh.ports import free_port
 from stackmesh.registry.v1.announce_service_pb2 import ServedReport
 from stackmesh.routes import Api
 from stackmesh.transport import internal_channel
@@ -28,6 +27,7 @@ from tests.contracts.data_plane.mesh import Doomed, Mesh, called, channel, until
 from tests.contracts.data_plane.plane import MODEL
 from tests.contracts.data_plane.processes import started
 from tests.contracts.data_plane.refuser import Refuser
+from tests.ports import free_port
 from tests.waiting import until
 
 pytestmark = pytest.mark.gateway

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from stackmesh.ports import free_port
 from stackmesh.transport import internal_channel
 from tests.integration.registry.client import Registry
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from stackmesh.announcer import Announcer
-from stackmesh.ports import free_port
 from stackmesh.registry.v1 import announce_service_pb2, watch_service_pb2 as pb
 from stackmesh.registry.v1.watch_service_pb2_grpc import WatchServiceStub
 from stackmesh.routes import Api
 from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]

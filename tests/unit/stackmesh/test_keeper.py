@@ -131,6 +131,36 @@ async def test_a_load_that_makes_a_failure_of_its_cancellation_ends_all_the_same
         assert await reasons(hosted) == {}
 
 
+async def lost_as_soon_as_loaded(kind=Keeper):
+    """The steps taken when the report that a name is lost comes in the very turn of the loop in which it was loaded."""
+    [hosted] = HostedProviders(Api.API_INFERENCE, {"p": "inline::odd"}, {"p": (provider := Odd())})
+    keeper = kind("a", hosted, Places(4), lambda: Backoff(0.001, 0.002))
+
+    async def lose():
+        while not provider.served:  # noqa: ASYNC110 -- each turn of the loop is looked at
+            await asyncio.sleep(0)
+        provider.served.clear()
+        assert not keeper.again(), "it runs already"
+
+    keeper.want(WANTED)
+    async with asyncio.timeout(10), background(lose(), "lose", vital=False) as losing:
+        await keeper.run()
+        await losing
+    return provider.steps
+
+
+async def test_what_is_lost_as_soon_as_it_was_loaded_is_loaded_again():
+    assert await lost_as_soon_as_loaded() == ["load", "load"]
+
+
+async def test_the_check_sees_who_takes_an_ended_load_for_one_in_progress():
+    class Late(Keeper):
+        def again(self):
+            return self._loading is None and super().again()
+
+    assert await lost_as_soon_as_loaded(Late) == ["load"]
+
+
 async def others_get_their_turn(places, seconds):
     """Whether a quick load gets a place while as many as there are places for hang."""
     release = asyncio.Event()

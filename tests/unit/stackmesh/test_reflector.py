@@ -9,13 +9,13 @@ import pytest
 
 from stackmesh.backoff import Backoff
 from stackmesh.errors import RegistryUnreachable, RevisionGone
-from stackmesh.ports import free_port
 from stackmesh.reflector import Listed, Reflector, RegistrySource
 from stackmesh.registry.v1 import watch_service_pb2 as pb
 from stackmesh.resources import KINDS, earlier, handover_of
 from stackmesh.tasks import background
 from stackmesh.transport import internal_channel
 from tests.fakes.watch_server import WatchServer
+from tests.ports import free_port
 from tests.waiting import until
 
 

@@ -14,8 +14,9 @@ from registry_service.etcd.watch import Watch
 from registry_service.store import Put
 from stackmesh.errors import MeshError, RegistryUnreachable, RevisionGone
 from tests.contracts.store import collect, next_change, now
-from tests.fakes.etcd import etcd, etcd_cluster, free_ports, store_url
+from tests.fakes.etcd import etcd, etcd_cluster, store_url
 from tests.fakes.tcp_proxy import TcpProxy
+from tests.ports import free_port
 from tests.waiting import until
 
 ROUNDS = 40
@@ -91,7 +92,7 @@ async def test_that_check_finds_a_store_that_repeats_writes(member, prefix):
 
 
 async def test_a_write_that_could_not_be_sent_is_sent_to_another_member(member, prefix):
-    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    nobody = f"127.0.0.1:{free_port()}"
     async with TcpProxy(member.address) as hole:
         hole.stall()
         for first in (nobody, hole.address, "etcd-0.invalid:2379"):

@@ -11,12 +11,12 @@ import pytest
 from stackmesh import errors
 from stackmesh.client import Client
 from stackmesh.client.watch import Feed, changes, wanted
-from stackmesh.ports import free_port
 from stackmesh.reflector import RegistrySource
 from stackmesh.registry.v1.resources_pb2 import Model, Shield
 from stackmesh.transport import CLIENT_CHANNEL
 from tests.fakes.mesh_api import ScriptedInference, serving
 from tests.fakes.registry_api import FakeRegistry
+from tests.ports import free_port
 from tests.waiting import until
 
 
