@@ -14,6 +14,7 @@ from stackmesh.inference.v1 import inference_service_pb2 as pb
 STOP_LIMIT: Final = 16
 LOGPROBS_LIMIT: Final = 20
 
+_Choice = content_pb2.ToolChoice
 Request = pb.CompletionRequest | pb.ChatCompletionRequest
 
 
@@ -28,6 +29,18 @@ def check_chat(request: pb.ChatCompletionRequest) -> None:
     for index, tool in enumerate(request.tools):
         if not (tool.tool_name.builtin or tool.tool_name.custom):
             raise InvalidField(f"tools[{index}].tool_name", "is empty")
+    _check_tool_choice(request)
+
+
+def _check_tool_choice(request: pb.ChatCompletionRequest) -> None:
+    if request.tool_choice == _Choice.TOOL_CHOICE_REQUIRED and not request.tools:
+        raise InvalidField("tool_choice", "is REQUIRED though there are no tools")
+    if not request.HasField("required_tool"):
+        return
+    if request.required_tool not in [tool.tool_name for tool in request.tools]:
+        raise InvalidField("required_tool", "is none of tools")
+    if request.tool_choice not in (_Choice.TOOL_CHOICE_UNSPECIFIED, _Choice.TOOL_CHOICE_REQUIRED):
+        raise InvalidField("tool_choice", "has to be REQUIRED, or absent, beside required_tool")
 
 
 def check_embeddings(request: pb.EmbeddingsRequest) -> None:

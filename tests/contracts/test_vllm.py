@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from services.inference import texts
-from services.inference.openai.http import Http
 from services.inference.providers.vllm import VLLM, VLLMConfig
+from services.inference.remote.http import Http
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from tests.contracts.inference_provider import (
     InferenceProviderContract,
@@ -50,7 +50,7 @@ async def root() -> AsyncGenerator[str]:
 @asynccontextmanager
 async def opened(root: str, http: type[Http] = Http) -> AsyncGenerator[Subject]:
     provider = VLLM(VLLMConfig(url=f"{root}/v1", max_connections=CONNECTIONS, connect_timeout=0.5))
-    provider._http = http(provider._http.endpoint)
+    provider._transport = http(provider._transport.endpoint)
     async with provider, aiohttp.ClientSession() as watcher:
         yield subject_of(provider, root, watcher)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from google.protobuf.struct_pb2 import Struct
-from pydantic_core import from_json
-
-from services.inference import texts
+from services.inference import texts, tools
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import BackendUnreachable, Internal
 from stackmesh.inference.v1 import inference_service_pb2 as pb
@@ -57,7 +53,7 @@ def chat(answer: Json, where: str) -> pb.ChatCompletionResponse:
         said, calls = message.get("content") or "", list[content_pb2.ToolCall]()
         for raw in message.get("tool_calls") or ():
             function = raw["function"]
-            call = tool_call(raw.get("id"), function.get("name"), function.get("arguments"))
+            call = tools.written_call(raw.get("id"), function.get("name"), function.get("arguments"))
             if call is None:
                 said += function.get("arguments") or ""
             else:
@@ -114,25 +110,3 @@ def logprobs(found: Json | None) -> Sequence[pb.TokenLogProbs]:
 def _chat_logprobs(token: Json) -> pb.TokenLogProbs:
     likeliest = {other["token"]: other["logprob"] for other in token.get("top_logprobs") or ()}
     return pb.TokenLogProbs(logprobs_by_token={**likeliest, token["token"]: token["logprob"]})
-
-
-def tool_call(call_id: str | None, name: str | None, arguments: str | None) -> content_pb2.ToolCall | None:
-    """A whole call, or None if it has no name or its arguments are no JSON object."""
-    try:
-        parsed = from_json(arguments or "{}", allow_inf_nan=False)
-    except ValueError:
-        return None
-    if not name or not isinstance(parsed, dict):
-        return None
-    values = Struct()
-    values.update(parsed)  # pyright: ignore[reportUnknownArgumentType] -- the keys of a JSON object are strings
-    return content_pb2.ToolCall(
-        call_id=call_id or f"call-{uuid.uuid4().hex}", tool_name=_tool_name(name), arguments=values
-    )
-
-
-def _tool_name(name: str) -> content_pb2.ToolName:
-    builtin = f"BUILTIN_TOOL_{name.upper()}"
-    if name.islower() and builtin in content_pb2.BuiltinTool.keys()[1:]:
-        return content_pb2.ToolName(builtin=content_pb2.BuiltinTool.Value(builtin))
-    return content_pb2.ToolName(custom=name)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from google.protobuf.struct_pb2 import Struct, Value
-
-from services.inference import texts
+from services.inference import images, texts, tools
+from services.inference.values import to_json
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import InvalidField, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
@@ -57,9 +55,8 @@ def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
         **_format(request, dialect),
     }
     if request.tools:
-        required = request.tool_choice == content_pb2.ToolChoice.TOOL_CHOICE_REQUIRED
         body["tools"] = [_tool(tool) for tool in request.tools]
-        body["tool_choice"] = "required" if required else "auto"
+        body["tool_choice"] = _tool_choice(request)
     if request.HasField("logprobs"):
         body |= {"logprobs": True, "top_logprobs": request.logprobs.top_k}
     return body
@@ -77,11 +74,6 @@ def embeddings(request: pb.EmbeddingsRequest) -> Body:
 def streamed(body: Body) -> Body:
     """The same request, answered as a stream that ends with what was used."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
-
-
-def tool_name(name: content_pb2.ToolName) -> str:
-    """A tool's name on the wire. A builtin tool is called as Llama models call it: `brave_search`."""
-    return content_pb2.BuiltinTool.Name(name.builtin)[13:].lower() if name.HasField("builtin") else name.custom
 
 
 def _sampling(params: pb.SamplingParams, dialect: Dialect) -> Body:
@@ -108,7 +100,7 @@ def _sampling(params: pb.SamplingParams, dialect: Dialect) -> Body:
 def _format(request: pb.CompletionRequest | pb.ChatCompletionRequest, dialect: Dialect) -> Mapping[str, Any]:
     match request.response_format.WhichOneof("format"):
         case "json_schema":
-            schema = _object(request.response_format.json_schema)
+            schema = to_json(request.response_format.json_schema)
             named = {"name": "response", "schema": schema, "strict": True}
             return {"response_format": {"type": "json_schema", "json_schema": named}}
         case "grammar":
@@ -148,34 +140,31 @@ def _assistant(said: content_pb2.CompletionMessage) -> Body:
 
 
 def _call(call: content_pb2.ToolCall) -> Body:
-    arguments = json.dumps(_object(call.arguments), ensure_ascii=False)
+    arguments = json.dumps(to_json(call.arguments), ensure_ascii=False)
     return {
         "id": call.call_id,
         "type": "function",
-        "function": {"name": tool_name(call.tool_name), "arguments": arguments},
+        "function": {"name": tools.name_of(call.tool_name), "arguments": arguments},
     }
+
+
+_CHOICES: Final = {
+    content_pb2.ToolChoice.TOOL_CHOICE_REQUIRED: "required",
+    content_pb2.ToolChoice.TOOL_CHOICE_NONE: "none",
+}
+
+
+def _tool_choice(request: pb.ChatCompletionRequest) -> str | Body:
+    if request.HasField("required_tool"):
+        return {"type": "function", "function": {"name": tools.name_of(request.required_tool)}}
+    return _CHOICES.get(request.tool_choice, "auto")
 
 
 def _tool(tool: content_pb2.ToolDefinition) -> Body:
-    function: Body = {"name": tool_name(tool.tool_name)}
+    function: Body = {"name": tools.name_of(tool.tool_name), "parameters": tools.schema(tool)}
     if tool.HasField("description"):
         function["description"] = tool.description
-    parameters = tool.parameters
-    function["parameters"] = {
-        "type": "object",
-        "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
-        "required": [name for name, p in parameters.items() if p.required or not p.HasField("required")],
-    }
     return {"type": "function", "function": function}
-
-
-def _parameter(parameter: content_pb2.ToolParameter) -> Body:
-    body: Body = {"type": parameter.param_type}
-    if parameter.HasField("description"):
-        body["description"] = parameter.description
-    if parameter.HasField("default"):
-        body["default"] = _plain(parameter.default)
-    return body
 
 
 def _content(content: content_pb2.Content) -> str | list[Body]:
@@ -191,50 +180,13 @@ def _part(item: content_pb2.ContentItem) -> Body:
     return {"type": "text", "text": item.text}
 
 
-_SIGNATURES: Final[Sequence[tuple[bytes, bytes, str]]] = (
-    (b"\x89PNG\r\n\x1a\n", b"", "image/png"),
-    (b"\xff\xd8\xff", b"", "image/jpeg"),
-    (b"RIFF", b"WEBP", "image/webp"),
-)
-
-
 def _image_url(image: content_pb2.Image) -> str:
     if image.HasField("uri"):
         return image.uri
-    for start, inside, mime_type in _SIGNATURES:
-        if image.data.startswith(start) and inside in image.data[8:12]:
-            return f"data:{mime_type};base64,{base64.b64encode(image.data).decode()}"
-    raise InvalidField("image.data", "is none of PNG, JPEG, WebP")
+    return f"data:{images.mime_type(image.data)};base64,{base64.b64encode(image.data).decode()}"
 
 
 def _text_only(content: content_pb2.Content, what: str) -> str:
     if texts.has_image(content):
         raise Unsupported(f"a server of this kind makes no {what} of an image")
     return texts.plain(content)
-
-
-def _object(struct: Struct) -> Body:
-    return {name: _plain(value) for name, value in struct.fields.items()}
-
-
-def _plain(value: Value) -> Any:
-    """A value as JSON has it. A whole number is an int: `"minLength": 5.0` is refused by some servers."""
-    match value.WhichOneof("kind"):
-        case "number_value":
-            return _number(value.number_value)
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "struct_value":
-            return _object(value.struct_value)
-        case "list_value":
-            return [_plain(item) for item in value.list_value.values]
-        case _:
-            return None
-
-
-def _number(number: float) -> float:
-    if not math.isfinite(number):
-        raise InvalidField("request", "holds a number that JSON cannot say (NaN or infinity)")
-    return int(number) if number.is_integer() else number

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 
 from services.inference import tables
-from services.inference.openai.compatible import Key, OpenAICompatible, OwnKey
-from services.inference.openai.http import Endpoint, Url
+from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.request import Dialect
+from services.inference.remote.http import Endpoint, Http, Url
+from services.inference.remote.keys import Key, OwnKey, secret
 from stackmesh import calls
 from stackmesh.config import Frozen
 
@@ -50,14 +51,12 @@ class VLLM(OpenAICompatible):
         endpoint = Endpoint(
             config.url, config.connect_timeout, config.read_timeout, config.max_connections, config.tls_verify
         )
-        super().__init__(endpoint, Dialect(config.max_tokens, _grammar), tables.llama_by_name())
+        super().__init__(Http(endpoint), Dialect(config.max_tokens, _grammar), tables.llama_by_name())
         self._api_token = config.api_token
 
     def key(self) -> str | None:
         sent = calls.provider_data(VLLMProviderData)
-        theirs = sent.vllm_api_token if sent is not None else None
-        token = theirs or self._api_token
-        return token.get_secret_value() if token is not None else None
+        return secret(sent.vllm_api_token if sent is not None else None, self._api_token)
 
 
 def _grammar(grammar: str) -> Mapping[str, Any]:

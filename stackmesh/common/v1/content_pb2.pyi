@@ -80,6 +80,8 @@ class _ToolChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoice
     """The model decides."""
     TOOL_CHOICE_REQUIRED: _ToolChoice.ValueType  # 2
     """The model must call one."""
+    TOOL_CHOICE_NONE: _ToolChoice.ValueType  # 3
+    """The model must not call any, though it is told of them."""
 
 class ToolChoice(_ToolChoice, metaclass=_ToolChoiceEnumTypeWrapper):
     """Whether the model has to call a tool."""
@@ -90,6 +92,8 @@ TOOL_CHOICE_AUTO: ToolChoice.ValueType  # 1
 """The model decides."""
 TOOL_CHOICE_REQUIRED: ToolChoice.ValueType  # 2
 """The model must call one."""
+TOOL_CHOICE_NONE: ToolChoice.ValueType  # 3
+"""The model must not call any, though it is told of them."""
 Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
 
 class _ToolPromptFormat:

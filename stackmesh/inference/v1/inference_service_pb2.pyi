@@ -438,10 +438,11 @@ class ChatCompletionRequest(_message.Message):
     TOOL_PROMPT_FORMAT_FIELD_NUMBER: _builtins.int
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    REQUIRED_TOOL_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model, by the name it was registered under."""
     tool_choice: _content_pb2.ToolChoice.ValueType
-    """Whether the model has to call one."""
+    """Whether the model has to call one. REQUIRED wants `tools`."""
     tool_prompt_format: _content_pb2.ToolPromptFormat.ValueType
     """How tools are written into the prompt, for backends that leave it to us."""
     @_builtins.property
@@ -464,6 +465,10 @@ class ChatCompletionRequest(_message.Message):
     def logprobs(self) -> Global___LogProbConfig:
         """Absent: no probabilities."""
 
+    @_builtins.property
+    def required_tool(self) -> _content_pb2.ToolName:
+        """The one of `tools` that the model has to call; `tool_choice` is then absent or REQUIRED. Absent: any."""
+
     def __init__(
         self,
         *,
@@ -475,10 +480,11 @@ class ChatCompletionRequest(_message.Message):
         tool_prompt_format: _content_pb2.ToolPromptFormat.ValueType = ...,
         response_format: Global___ResponseFormat | None = ...,
         logprobs: Global___LogProbConfig | None = ...,
+        required_tool: _content_pb2.ToolName | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "required_tool", b"required_tool", "response_format", b"response_format", "sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_choice", b"tool_choice", "tool_prompt_format", b"tool_prompt_format", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "messages", b"messages", "model_id", b"model_id", "required_tool", b"required_tool", "response_format", b"response_format", "sampling_params", b"sampling_params", "tool_choice", b"tool_choice", "tool_prompt_format", b"tool_prompt_format", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

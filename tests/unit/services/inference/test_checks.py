@@ -21,9 +21,21 @@ def chat(*messages, **params):
     return pb.ChatCompletionRequest(model_id="m", messages=messages, sampling_params=pb.SamplingParams(**params))
 
 
+WEATHER = c.ToolName(custom="weather")
+
+
+def told(choice=None, required=None):
+    tools = [c.ToolDefinition(tool_name=WEATHER)]
+    return pb.ChatCompletionRequest(messages=[USER], tools=tools, tool_choice=choice, required_tool=required)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
+        told("TOOL_CHOICE_NONE"),
+        told("TOOL_CHOICE_REQUIRED"),
+        told(required=WEATHER),
+        told("TOOL_CHOICE_REQUIRED", WEATHER),
         chat(USER),
         chat(SYSTEM, USER, SAID, USER),
         chat(USER, CALL, RESULT),
@@ -61,6 +73,10 @@ def test_good_requests_pass(request_):
         (chat(USER, stop=["x"] * 17), "sampling_params.stop"),
         (pb.ChatCompletionRequest(messages=[USER], logprobs=pb.LogProbConfig(top_k=21)), "logprobs.top_k"),
         (pb.ChatCompletionRequest(messages=[USER], tools=[c.ToolDefinition()]), "tools[0].tool_name"),
+        (pb.ChatCompletionRequest(messages=[USER], tool_choice="TOOL_CHOICE_REQUIRED"), "tool_choice"),
+        (told(required=c.ToolName(custom="whether")), "required_tool"),
+        (told("TOOL_CHOICE_NONE", WEATHER), "tool_choice"),
+        (told("TOOL_CHOICE_AUTO", WEATHER), "tool_choice"),
     ],
 )
 def test_bad_chats_are_refused_with_their_field(request_, field):

@@ -14,7 +14,7 @@ import pytest
 from services.inference import tables, texts
 from services.inference.openai import request as body
 from services.inference.openai.compatible import OpenAICompatible
-from services.inference.openai.http import Endpoint, Http
+from services.inference.remote.http import Endpoint, Http
 from stackmesh import errors
 from stackmesh.common.v1 import content_pb2
 from stackmesh.hosted import HostedProvider
@@ -57,7 +57,7 @@ class Provider(OpenAICompatible):
     def __init__(self, url: str, **endpoint: Any) -> None:
         settings = {"connect_timeout": 2.0, "read_timeout": 5.0, "max_connections": 16, "tls_verify": True}
         super().__init__(
-            Endpoint(url, **(settings | endpoint)),
+            Http(Endpoint(url, **(settings | endpoint))),
             body.Dialect(None, lambda grammar: {"grammar": grammar}),
             tables.llama_by_name(),
         )
@@ -360,11 +360,11 @@ class Detached(Http):
     tasks: list[asyncio.Task[None]]
 
     @asynccontextmanager
-    async def stream(self, path: str, body: Any, key: str | None) -> AsyncGenerator[Any]:
+    async def _posted(self, path: str, body: Any, key: str | None) -> AsyncGenerator[Any]:
         opened = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
-            async with Http.stream(self, path, body, key) as response:
+            async with Http._posted(self, path, body, key) as response:
                 opened.set_result(response)
                 await asyncio.Event().wait()
 
@@ -375,7 +375,7 @@ class Detached(Http):
 @pytest.mark.parametrize("act", ACTS)
 async def test_the_check_notices_a_connection_that_stays(act: Act, server: OpenAIServer) -> None:
     provider = Provider(server.url)
-    detached = provider._http = Detached(provider._http.endpoint)
+    detached = provider._transport = Detached(provider._transport.endpoint)
     async with provider:
         with pytest.raises(TimeoutError):
             await check_stops(act, provider, server)

@@ -104,6 +104,9 @@ def test_tools_become_functions() -> None:
     }
     assert function["parameters"]["required"] == ["city"]
     assert chat(tools=[tool])["tool_choice"] == "auto"
+    assert chat(tools=[tool], tool_choice="TOOL_CHOICE_NONE")["tool_choice"] == "none"
+    named = chat(tools=[tool], required_tool={"custom": "weather"})["tool_choice"]
+    assert named == {"type": "function", "function": {"name": "weather"}}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from services.inference.openai.errors import TEXT_LIMIT, meaning, refusal
+from services.inference.remote.errors import TEXT_LIMIT, meaning, refusal
 from stackmesh import errors
 
 KEY = "sk-live-0123456789abcdef"

@@ -1,4 +1,4 @@
-"""What a server of the OpenAI dialect means by its errors.
+"""What a backend means by its errors.
 
 The forms of its body: `{"error": {"message": ...}}` (OpenAI, vLLM, llama.cpp), `{"message": ...}` (vLLM before 0.10),
 `{"detail": ...}` (FastAPI). A backend's text is passed on clipped, without anything that looks like a key.

@@ -1,4 +1,4 @@
-"""HTTP to one server of the OpenAI dialect: a pool of connections, time limits, errors that keep their meaning."""
+"""HTTP to one server: a pool of connections, time limits, errors that keep their meaning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import aiohttp
 from pydantic import AfterValidator
 from pydantic_core import from_json
 
-from services.inference.openai.errors import refusal
+from services.inference.remote.errors import refusal
+from services.inference.remote.transport import Reader
 from stackmesh.errors import BackendUnreachable, Internal, QueueFull, Timeout
 
 _READ_BUFFER: Final = 64 * 1024
@@ -65,7 +66,7 @@ class Endpoint:
 
 
 class Http:
-    """Requests to one endpoint. `async with` opens and closes the pool."""
+    """The Transport to one endpoint."""
 
     _session: aiohttp.ClientSession
 
@@ -74,6 +75,10 @@ class Http:
         # aiohttp's own limit (100 connections) makes the 101st call wait without a bound, and the list of models with
         # it. So the pool has none, and calls wait here.
         self._slots = asyncio.Semaphore(endpoint.max_connections)
+
+    @property
+    def where(self) -> str:
+        return self.endpoint.host
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -89,7 +94,6 @@ class Http:
         await self._session.close()
 
     async def get(self, path: str, key: str | None) -> Any:
-        """The JSON of a short answer. Silence is BackendUnreachable: nobody waits for a list."""
         try:
             async with self._answer(
                 "GET", path, key, silence=min(_LISTING_TIMEOUT, self.endpoint.read_timeout)
@@ -99,19 +103,19 @@ class Http:
             raise BackendUnreachable(error.message) from None
 
     async def post(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
-        """The JSON of an answer that comes as a whole."""
-        async with self.stream(path, body, key) as response:
+        async with self._posted(path, body, key) as response:
             return await self._json(response)
 
     @asynccontextmanager
-    async def stream(
+    async def stream(self, path: str, body: Mapping[str, Any], key: str | None) -> AsyncGenerator[Reader]:
+        async with self._posted(path, body, key) as response:
+            yield response.content
+            await _drain(response.content)
+
+    @asynccontextmanager
+    async def _posted(
         self, path: str, body: Mapping[str, Any], key: str | None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        """An answer whose body is yet to be read. Leaving the block before its end closes the connection at once.
-
-        Raises QueueFull when every connection stays busy for `connect_timeout`. What aiohttp raises while the body is
-        read becomes an error of ours too.
-        """
         payload = json.dumps(body, ensure_ascii=False).encode()
         async with self._slot():
             async with self._answer("POST", path, key, self.endpoint.read_timeout, payload) as response:
@@ -230,9 +234,9 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
     return os.strerror(cause.errno).lower() if cause.errno else "none of its addresses answers"
 
 
-async def drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(reader: Reader) -> None:
     """Wait a moment for the end of an answer that has said all it had to, so that its connection can be used again."""
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(_LINGER):
-            while await response.content.readany():
+            while await reader.readany():
                 pass

@@ -1,0 +1,1 @@
+"""What adapters of remote servers share: HTTP, keys, the meaning of errors, lists of models."""
