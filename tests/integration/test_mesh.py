@@ -24,8 +24,9 @@ from stackmesh.errors import (
     Unsupported,
 )
 from stackmesh.inference.v1.inference_service_pb2 import ChatCompletionEventType, SamplingParams
+from tests.fakes.http_server import STALL, streaming
 from tests.fakes.mesh import all_serving, mesh_config, running_mesh
-from tests.fakes.openai_server import STALL, OpenAIServer, event, streaming
+from tests.fakes.openai_server import OpenAIServer, event
 from tests.waiting import until
 
 WHO = [user("who are you?")]

@@ -21,23 +21,8 @@ from stackmesh.hosted import HostedProvider
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
 from stackmesh.routes import Api
-from tests.fakes.openai_server import (
-    CUT,
-    DONE,
-    END,
-    FINISH,
-    HANG_UP,
-    STALL,
-    USAGE,
-    WORDS,
-    OpenAIServer,
-    Reply,
-    data,
-    event,
-    failing,
-    streaming,
-    whole,
-)
+from tests.fakes.http_server import CUT, HANG_UP, STALL, Reply, failing, streaming, whole
+from tests.fakes.openai_server import DONE, END, FINISH, USAGE, WORDS, OpenAIServer, data, event
 
 CHAT = pb.ChatCompletionRequest(
     model_id="fake-model",
