@@ -39,12 +39,13 @@ soak: $(STAMP) ## the long fault and load runs, in full
 	set -o pipefail; STACKMESH_SOAK=1 $(BIN)/python -m pytest -v --durations=0 \
 	  $$(grep -rlE --include='test_*.py' 'tests\.scale|mark\.slow' tests) | tee docs/soak/latest.txt
 
-lint: $(STAMP) ## ruff, pyright, import-linter, buf
+lint: $(STAMP) ## ruff, pyright, import-linter, buf, the README's table
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m scripts.protos check
+	$(BIN)/python -m scripts.capabilities check
 
 format: $(STAMP) ## put code and protos in order
 	$(BIN)/ruff check --fix-only -q .

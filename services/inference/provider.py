@@ -1,4 +1,4 @@
-"""What an inference provider does. tests/contracts/inference_provider.py is this contract as a test suite."""
+"""What an inference provider does. tests/contracts/inference_provider is this contract as a test suite."""
 
 from __future__ import annotations
 

@@ -14,16 +14,9 @@ from services.inference.llamacpp.engine import Run
 from services.inference.llamacpp.server import Message
 from services.inference.providers.llamacpp import LlamaCpp, LlamaCppConfig
 from stackmesh.inference.v1 import inference_service_pb2 as pb
-from tests.contracts.inference_provider import (
-    InferenceProviderContract,
-    Leave,
-    Subject,
-    check_stops,
-    greedy,
-    leave_decoding,
-    leave_reading,
-    stopped,
-)
+from tests.contracts.inference_provider.contract import InferenceProviderContract
+from tests.contracts.inference_provider.stopping import Leave, check_stops, leave_decoding, leave_reading, stopped
+from tests.contracts.inference_provider.subject import Subject, greedy
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("llama.cpp")]
 
@@ -58,6 +51,8 @@ async def opened() -> AsyncGenerator[Subject]:
 
 
 class TestLlamaCpp(InferenceProviderContract):
+    kind = "inline::llamacpp"
+
     @pytest.fixture
     def subject(self, opened: Subject) -> Subject:
         return opened

@@ -14,13 +14,9 @@ from services.inference import texts
 from services.inference.providers.vllm import VLLM, VLLMConfig
 from services.inference.remote.http import Http
 from stackmesh.inference.v1 import inference_service_pb2 as pb
-from tests.contracts.inference_provider import (
-    InferenceProviderContract,
-    Subject,
-    check_closed_decoding,
-    greedy,
-    stopped,
-)
+from tests.contracts.inference_provider.contract import InferenceProviderContract
+from tests.contracts.inference_provider.stopping import check_closed_decoding, stopped
+from tests.contracts.inference_provider.subject import Subject, greedy
 from tests.fakes.llamacpp_server import CONTEXT_TOKENS, MODEL, llamacpp_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -62,13 +58,14 @@ async def shared(root: str) -> AsyncGenerator[Subject]:
 
 
 class TestVLLM(InferenceProviderContract):
+    kind = "remote::vllm"
+
     exempt: ClassVar[Mapping[str, str]] = {
-        "test_pictures_are_unsupported": "vLLM serves models that see; whether this one does, only it can say",
-        "test_tools_are_unsupported": "vLLM calls tools",
         "test_bad_grammar_is_refused_by_the_await": "llama.cpp ignores vLLM's parameter for grammars",
         "test_cancelled_while_its_prompt_is_read": SILENT,
         "test_unary_call_cancelled": SILENT,
         "test_consumer_cancelled": SILENT,
+        "test_deadline_over": SILENT,
         "test_full_queue_is_refused_with_a_delay": SILENT,
     }
 

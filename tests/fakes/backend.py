@@ -23,6 +23,9 @@ class Backend(Protocol):
     reply: Reply | Callable[[Received], Reply]
     """What it answers to requests that ask the model; `speak` is what it answers unless a test says otherwise."""
 
+    stream_type: str
+    """The content type of its streams."""
+
     @property
     def working(self) -> int:
         """How many requests have been neither answered in full nor left by their clients."""

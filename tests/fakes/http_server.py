@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 
 class Step(Enum):
@@ -70,6 +70,9 @@ def failing(status: int, payload: Any, headers: Mapping[str, str] | None = None)
 
 class HttpServer:
     """`async with` starts and stops it."""
+
+    stream_type: ClassVar[str] = "text/event-stream"
+    """The content type of its streams."""
 
     def __init__(self, *, port: int = 0) -> None:
         self.port = port

@@ -1,102 +1,41 @@
-"""The contract of services/inference/provider.py and stackmesh/providers.py as tests, for every inference provider.
-
-A provider's module subclasses `InferenceProviderContract` and overrides the fixture `subject`. What a provider cannot
-satisfy it names in `exempt`, with the reason.
-"""
+"""What every inference provider has to do, whatever is behind it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import pytest
 
 from services.inference import texts
-from services.inference.provider import InferenceProvider
+from services.inference.capabilities import capabilities
 from stackmesh.common.v1 import content_pb2
 from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.errors import ContextExceeded, InvalidArgument, MeshError, NotHosted, QueueFull, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
-
-CANCEL_LIMIT = 0.4
-"""Seconds within which the backend has to have stopped."""
-PATIENCE = 20.0
-"""Seconds after which a test that waits has failed."""
+from tests.contracts.inference_provider.stopping import (
+    PATIENCE,
+    Leave,
+    busy,
+    cancelled,
+    check_closed_decoding,
+    check_stops,
+    leave_at_the_deadline,
+    leave_consumer,
+    leave_reading,
+    leave_unary,
+    leave_unary_completion,
+    leave_untaken,
+    leave_untaken_completion,
+    stopped,
+)
+from tests.contracts.inference_provider.subject import Subject, schema, tool, user
 
 Kind = pb.ChatCompletionEventType
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An open provider, and what a test has to know of it."""
-
-    provider: InferenceProvider
-    model: str
-    """Its own name for a model it serves."""
-    context_tokens: int
-    working: Callable[[], Awaitable[int]]
-    """How many requests the backend is working on, by the backend's own account."""
-    places: int
-    """Requests it takes before it raises QueueFull: worked on and waiting."""
-    aliases: tuple[str, ...] = ()
-    unicode: pb.CompletionRequest = field(default_factory=pb.CompletionRequest)
-    """Its greedy answer has characters of several bytes and several tokens."""
-
-    def completion(self, text: str = "1, 2, 3, 4,", *, max_tokens: int = 16) -> pb.CompletionRequest:
-        return pb.CompletionRequest(
-            model_id=self.model, content=texts.content(text), sampling_params=greedy(max_tokens)
-        )
-
-    def chat(self, text: str = "Count from 1 to 20.", *, max_tokens: int = 16) -> pb.ChatCompletionRequest:
-        message = content_pb2.Message(user=content_pb2.UserMessage(content=texts.content(text)))
-        return pb.ChatCompletionRequest(model_id=self.model, messages=[message], sampling_params=greedy(max_tokens))
-
-    def long_chat(self) -> pb.ChatCompletionRequest:
-        """Decodes for seconds."""
-        return self.chat("Write a very long story about a river.", max_tokens=200)
-
-    def long_prompt(self) -> pb.ChatCompletionRequest:
-        """500 tokens to be read."""
-        return self.chat("word " * 470)
-
-
-def greedy(max_tokens: int) -> pb.SamplingParams:
-    return pb.SamplingParams(
-        strategy=pb.SamplingStrategy.SAMPLING_STRATEGY_GREEDY, max_tokens=max_tokens, seed=7, repetition_penalty=1.0
-    )
-
-
-async def until(condition: Callable[[], Awaitable[bool]], limit: float, what: str) -> None:
-    try:
-        async with asyncio.timeout(limit):
-            while not await condition():  # noqa: ASYNC110 -- a backend in another process sets no asyncio.Event
-                await asyncio.sleep(0.002)
-    except TimeoutError:
-        pytest.fail(f"not within {limit} s: {what}")
-
-
-async def busy(subject: Subject, count: int = 1) -> None:
-    async def condition() -> bool:
-        return await subject.working() >= count
-
-    await until(condition, PATIENCE, f"the backend works on {count}")
-
-
-async def stopped(subject: Subject, limit: float = CANCEL_LIMIT) -> None:
-    async def condition() -> bool:
-        return await subject.working() == 0
-
-    await until(condition, limit, "the backend has stopped")
-
-
-async def cancelled(task: asyncio.Task[object]) -> None:
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+PNG: Final = b"\x89PNG\r\n\x1a\n" + b"picture"
 
 
 async def deltas(stream: AsyncGenerator[pb.StreamCompletionResponse]) -> list[str]:
@@ -104,85 +43,43 @@ async def deltas(stream: AsyncGenerator[pb.StreamCompletionResponse]) -> list[st
         return [message.delta async for message in stream if message.delta]
 
 
-Leave = Callable[[Subject], Awaitable[None]]
+def needs(capability: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    """The test is for providers that do not decline this in the table of capabilities."""
+    return pytest.mark.needs(capability)
 
 
-async def check_stops(subject: Subject, leave: Leave, attempts: int = 3) -> None:
-    """Soon after a call was left, the backend is idle. Also run against planted bugs.
-
-    A machine with other work may be late once; a backend that goes on is late always.
-    """
-    for _ in range(attempts - 1):
-        await leave(subject)
-        try:
-            await stopped(subject)
-        except pytest.fail.Exception:
-            await stopped(subject, PATIENCE)
-        else:
-            return
-    await leave(subject)
-    await stopped(subject)
-
-
-async def leave_reading(subject: Subject) -> None:
-    """Cancelled while its prompt is read."""
-    task = asyncio.ensure_future(subject.provider.stream_chat_completion(subject.long_prompt()))
-    await busy(subject)
-    await cancelled(task)
-
-
-async def leave_decoding(subject: Subject) -> None:
-    """Closed after its first text."""
-    async with aclosing(await subject.provider.stream_chat_completion(subject.long_chat())) as stream:
-        async for response in stream:
-            if response.event.text:
-                break
-        assert await subject.working() == 1, "the first token came when the last had been generated"
-
-
-async def leave_untaken(subject: Subject) -> None:
-    """Closed before its first item is taken."""
-    await (await subject.provider.stream_chat_completion(subject.long_chat())).aclose()
-
-
-async def leave_untaken_completion(subject: Subject) -> None:
-    request = subject.completion("Once upon a time", max_tokens=200)
-    await (await subject.provider.stream_completion(request)).aclose()
-
-
-async def leave_unary(subject: Subject) -> None:
-    task = asyncio.ensure_future(subject.provider.chat_completion(subject.long_chat()))
-    await busy(subject)
-    await cancelled(task)
-
-
-async def leave_unary_completion(subject: Subject) -> None:
-    request = subject.completion("Once upon a time", max_tokens=200)
-    task = asyncio.ensure_future(subject.provider.completion(request))
-    await busy(subject)
-    await cancelled(task)
-
-
-async def leave_consumer(subject: Subject) -> None:
-    """The task that reads the stream is cancelled."""
-
-    async def consume() -> None:
-        async with aclosing(await subject.provider.stream_chat_completion(subject.long_chat())) as stream:
-            async for _ in stream:
-                pass
-
-    task = asyncio.ensure_future(consume())
-    await busy(subject)
-    await cancelled(task)
-
-
-async def check_closed_decoding(subject: Subject, attempts: int = 3) -> None:
-    await check_stops(subject, leave_decoding, attempts)
+def _asking(subject: Subject, capability: str) -> pb.ChatCompletionRequest:
+    """A request that cannot be answered without it."""
+    request = subject.chat("call weather")
+    match capability:
+        case "parallel_tools" | "tool_choice_none" | "tool_choice_required" | "required_tool":
+            request.tools.extend([tool("weather", city="string"), tool("clock")])
+            if capability == "required_tool":
+                request.required_tool.custom = "clock"
+            elif capability != "parallel_tools":
+                request.tool_choice = content_pb2.ToolChoice.Value(capability.upper())
+        case "json_schema":
+            schema(request, {"type": "object"})
+        case "grammar":
+            request.response_format.grammar = subject.grammar
+        case "logprobs":
+            request.logprobs.top_k = 1
+        case "image_bytes":
+            request.messages[0].CopyFrom(user("what is this?", PNG))
+        case "image_url":
+            request.messages[0].CopyFrom(user("what is this?", url="https://example.com/cat.png"))
+        case _:
+            raise AssertionError(f"no request asks for {capability}")
+    return request
 
 
 class InferenceProviderContract:
+    """A provider's module subclasses this, says its provider type and overrides the fixture `subject`."""
+
+    kind: ClassVar[str]
+    """Its provider type, with which the table of capabilities says what it declines."""
     exempt: ClassVar[Mapping[str, str]] = {}
-    """Test -> why this provider need not pass it."""
+    """Test -> why this backend of the provider cannot pass it."""
 
     @pytest.fixture
     def subject(self) -> Subject:
@@ -190,6 +87,10 @@ class InferenceProviderContract:
 
     @pytest.fixture(autouse=True)
     def _exemptions(self, request: pytest.FixtureRequest) -> None:
+        gaps = capabilities().gaps(self.kind)
+        for mark in request.node.iter_markers("needs"):
+            if reason := gaps.get(mark.args[0]):
+                pytest.skip(reason)
         if reason := self.exempt.get(request.node.originalname):
             pytest.skip(reason)
 
@@ -273,6 +174,7 @@ class InferenceProviderContract:
 
     # Exact text
 
+    @needs("seed")
     async def test_same_seed_same_text(self, subject: Subject) -> None:
         request = subject.completion("Once upon a time", max_tokens=12)
         request.sampling_params.CopyFrom(pb.SamplingParams(temperature=1.0, seed=11, max_tokens=12))
@@ -324,21 +226,22 @@ class InferenceProviderContract:
             assert int(caught.value.metadata["prompt_tokens"]) > subject.context_tokens
             assert int(caught.value.metadata["context_tokens"]) == subject.context_tokens
 
-    async def test_pictures_are_unsupported(self, subject: Subject) -> None:
-        request = subject.chat()
-        request.messages[0].user.content.items.add(image=content_pb2.Image(data=b"\x89PNG"))
-        with pytest.raises(Unsupported, match="image"):
-            await subject.provider.stream_chat_completion(request)
+    async def test_what_it_declines_is_unsupported(self, subject: Subject) -> None:
+        for capability in capabilities().gaps(self.kind):
+            if capability == "embeddings":
+                continue  # has a test of its own
+            if capability == "seed":
+                continue  # is ignored, as the proto allows
+            request = _asking(subject, capability)
+            with pytest.raises(Unsupported):
+                await subject.provider.stream_chat_completion(request)
+            with pytest.raises(Unsupported):
+                await subject.provider.chat_completion(request)
 
-    async def test_tools_are_unsupported(self, subject: Subject) -> None:
-        request = subject.chat()
-        request.tools.add(tool_name=content_pb2.ToolName(custom="weather"))
-        with pytest.raises(Unsupported, match="tool"):
-            await subject.provider.stream_chat_completion(request)
-
+    @needs("grammar")
     async def test_bad_grammar_is_refused_by_the_await(self, subject: Subject) -> None:
         request = subject.chat()
-        request.response_format.grammar = "root ::= (("
+        request.response_format.grammar = subject.bad_grammar
         with pytest.raises((InvalidArgument, Unsupported)):
             await subject.provider.stream_chat_completion(request)
 
@@ -358,9 +261,9 @@ class InferenceProviderContract:
 
     # Embeddings
 
+    @needs("embeddings")
     async def test_embeddings_are_one_a_text_in_order(self, subject: Subject) -> None:
-        contents = [texts.content(text) for text in ("a cat", "the stock exchange of Tokyo", "a cat")]
-        response = await subject.provider.embeddings(pb.EmbeddingsRequest(model_id=subject.model, contents=contents))
+        response = await subject.provider.embeddings(subject.texts("a cat", "the stock exchange of Tokyo", "a cat"))
         first, second, third = (list(embedding.values) for embedding in response.embeddings)
         assert len(first) == len(second) > 1
         assert first == pytest.approx(third, abs=1e-4)
@@ -369,9 +272,15 @@ class InferenceProviderContract:
         assert response.usage.completion_tokens == 0
 
     async def test_a_picture_is_not_embedded(self, subject: Subject) -> None:
-        picture = content_pb2.Content(items=[content_pb2.ContentItem(image=content_pb2.Image(data=b"\x89PNG"))])
+        request = subject.texts()
+        request.contents.add().items.add(image=content_pb2.Image(data=PNG))
         with pytest.raises(Unsupported):
-            await subject.provider.embeddings(pb.EmbeddingsRequest(model_id=subject.model, contents=[picture]))
+            await subject.provider.embeddings(request)
+
+    async def test_who_embeds_nothing_says_so(self, subject: Subject) -> None:
+        if "embeddings" in capabilities().gaps(self.kind):
+            with pytest.raises(Unsupported):
+                await subject.provider.embeddings(subject.texts("a cat"))
 
     # Stopping
 
@@ -389,14 +298,15 @@ class InferenceProviderContract:
     async def test_unary_call_cancelled(self, subject: Subject, leave: Leave) -> None:
         await check_stops(subject, leave)
 
+    async def test_deadline_over(self, subject: Subject) -> None:
+        await check_stops(subject, leave_at_the_deadline)
+
     async def test_consumer_cancelled(self, subject: Subject) -> None:
         await check_stops(subject, leave_consumer)
 
     async def test_errors_are_those_of_the_mesh(self, subject: Subject) -> None:
-        request = subject.chat()
-        request.response_format.json_schema.update({"type": "nonsense"})
         with pytest.raises(MeshError):
-            await subject.provider.chat_completion(request)
+            await subject.provider.chat_completion(schema(subject.chat(), {"type": "nonsense"}))
 
 
 def _check_end(stop_reason: StopReason.ValueType, usage: pb.Usage) -> None:
