@@ -100,7 +100,15 @@ def _provider_row(info: ProviderInfo) -> Sequence[Cell]:
     problems = "; ".join(dict.fromkeys(instance.problem for instance in info.instances if instance.problem))
     api, provider_id = _provider_name(info.provider)
     automatic = "yes" if info.provider.auto_register else "no"
-    return provider_id, api, info.provider.provider_type, automatic, addresses, problems
+    return provider_id, api, info.provider.provider_type, automatic, addresses, state(_health(info)), problems
+
+
+def _health(info: ProviderInfo) -> str:
+    """What its instances found when they last asked its backend."""
+    sick = sum(bool(instance.problem) or instance.ejected for instance in info.instances)
+    if sick == len(info.instances):  # as well when there is none
+        return "unavailable"
+    return "degraded" if sick else "ok"
 
 
 async def _instances(client: Client) -> Sequence[Instance]:
@@ -164,7 +172,7 @@ _VIEWS: Final[Mapping[str, View]] = {
     "providers": View(
         _providers,
         _provider,
-        ("PROVIDER", "API", "TYPE", "AUTO-REGISTER", "INSTANCES", "PROBLEM"),
+        ("PROVIDER", "API", "TYPE", "AUTO-REGISTER", "INSTANCES", "HEALTH", "PROBLEM"),
         _provider_row,
     ),
     "instances": View(_instances, _instance, ("INSTANCE", "ADDRESS", "PROVIDERS", "STARTED", "PROBLEM"), _instance_row),
