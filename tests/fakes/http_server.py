@@ -100,7 +100,7 @@ class HttpServer:
             await connection.close()
         await self._server.wait_closed()
 
-    def asked(self, path: str) -> list[Received]:
+    def received(self, path: str) -> list[Received]:
         """The requests for one path."""
         return [request for request in self.requests if request.path == path]
 

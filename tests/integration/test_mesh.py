@@ -26,7 +26,8 @@ from stackmesh.errors import (
 from stackmesh.inference.v1.inference_service_pb2 import ChatCompletionEventType, SamplingParams
 from tests.fakes.http_server import STALL, streaming
 from tests.fakes.mesh import all_serving, mesh_config, running_mesh
-from tests.fakes.openai_server import OpenAIServer, event
+from tests.fakes.openai_model import event
+from tests.fakes.openai_server import OpenAIServer
 from tests.waiting import until
 
 WHO = [user("who are you?")]
@@ -129,7 +130,7 @@ async def test_a_callers_key_reaches_its_backend_and_nothing_else(tmp_path, back
             await mallory.inference.chat_completion(model_id="big", messages=[user("hi")])
         assert "sk-of" not in caught.value.message
         await client.inference.chat_completion(model_id="big", messages=[user("hi")])
-        sent = [request.headers["authorization"] for request in backend.asked("/v1/chat/completions")]
+        sent = [request.headers["authorization"] for request in backend.received("/v1/chat/completions")]
         assert sent == ["Bearer sk-of-mallory", "Bearer sk-of-alice"]
     assert "sk-of" not in caplog.text
     assert b"sk-of" not in (tmp_path / "registry.db").read_bytes()
@@ -142,7 +143,7 @@ async def test_a_call_that_ends_early_ends_at_the_backend(tmp_path, backend, how
     async with running_mesh(config, serving=["big"]) as client:
         hurried = client.with_options(timeout=0.5 if how == "deadline" else 20)
         stream = await hurried.inference.stream_chat_completion(model_id="big", messages=[user("hi")])
-        (request,) = backend.asked("/v1/chat/completions")
+        (request,) = backend.received("/v1/chat/completions")
         if how == "cancel":
             await stream.aclose()
         else:

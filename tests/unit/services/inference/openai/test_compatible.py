@@ -22,13 +22,16 @@ from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
 from stackmesh.routes import Api
 from tests.fakes.http_server import CUT, HANG_UP, STALL, Reply, failing, streaming, whole
-from tests.fakes.openai_server import DONE, END, FINISH, USAGE, WORDS, OpenAIServer, data, event
+from tests.fakes.openai_model import DONE, data, event
+from tests.fakes.openai_server import END, FINISH, HELLO, USAGE, WORDS, OpenAIServer
 
 CHAT = pb.ChatCompletionRequest(
     model_id="fake-model",
-    messages=[content_pb2.Message(user=content_pb2.UserMessage(content=texts.content("hi")))],
+    messages=[content_pb2.Message(user=content_pb2.UserMessage(content=texts.content(HELLO)))],
 )
-TEXT = pb.CompletionRequest(model_id="fake-model", content=texts.content("once"))
+TEXT = pb.CompletionRequest(
+    model_id="fake-model", content=texts.content(HELLO), sampling_params=pb.SamplingParams(max_tokens=len(WORDS))
+)
 USED = pb.Usage(prompt_tokens=USAGE["prompt_tokens"], completion_tokens=USAGE["completion_tokens"])
 CANCEL_LIMIT = 0.4
 
@@ -102,11 +105,12 @@ async def test_completions(provider: Provider) -> None:
     assert answer.usage == USED
 
 
-async def test_embeddings_come_in_order(provider: Provider) -> None:
+async def test_embeddings_come_in_order(provider: Provider, server: OpenAIServer) -> None:
     contents = [texts.content("a"), texts.content("four")]
     answer = await provider.embeddings(pb.EmbeddingsRequest(model_id="fake-model", contents=contents))
-    assert [list(embedding.values) for embedding in answer.embeddings] == [[1.0, 0.5], [4.0, 0.5]]
-    assert answer.usage == pb.Usage(prompt_tokens=4)
+    for embedding, text in zip(answer.embeddings, ("a", "four"), strict=True):
+        assert list(embedding.values) == pytest.approx(server.model.embed(text), abs=1e-6)
+    assert answer.usage == pb.Usage(prompt_tokens=6)
 
 
 async def test_a_token_is_sent_as_it_comes(provider: Provider, server: OpenAIServer) -> None:
@@ -488,7 +492,7 @@ async def test_served_names_are_the_servers(provider: Provider, server: OpenAISe
     assert await provider.list_served() == ["meta-llama/Llama-3.1-8B", "b"]
     assert await provider.resolve(Wanted(provider_resource_id="b")) == "b"
     assert await provider.resolve(Wanted(provider_resource_id="Llama3.1-8B")) == "meta-llama/Llama-3.1-8B"
-    assert len(server.asked("/v1/models")) == 1  # one listing answers them all
+    assert len(server.received("/v1/models")) == 1  # one listing answers them all
     with pytest.raises(errors.NotHosted, match=f"{server.host} does not serve 'c'.*meta-llama/Llama-3.1-8B"):
         await provider.resolve(Wanted(provider_resource_id="c"))
 
@@ -506,7 +510,7 @@ async def test_many_who_ask_for_what_is_not_there_share_a_listing(provider: Prov
     wanted = Wanted(provider_resource_id="nowhere")
     answers = await asyncio.gather(*(provider.resolve(wanted) for _ in range(50)), return_exceptions=True)
     assert {type(answer) for answer in answers} == {errors.NotHosted}
-    assert len(server.asked("/v1/models")) <= 2
+    assert len(server.received("/v1/models")) <= 2
 
 
 async def test_names_that_cannot_be_registered_are_left_out(provider: Provider, server: OpenAIServer) -> None:
