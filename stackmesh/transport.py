@@ -75,6 +75,7 @@ CLIENT_CHANNEL: Final[Options] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 3_000),  # gRPC's own is two minutes: too long for a gateway that is back
+    ("grpc.use_local_subchannel_pool", 1),  # a second client is a second connection, with room for as many streams
 )
 
 
