@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.inference import texts, tools
+from services.inference.remote.errors import sensible
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import BackendUnreachable, Internal
 from stackmesh.inference.v1 import inference_service_pb2 as pb
@@ -22,15 +22,6 @@ _STOP_REASONS: Final[Mapping[str, StopReason.ValueType]] = {
 """Everything else ends the turn: `stop`, `eos_token` (TGI), `content_filter`."""
 _BROKEN: Final = ("abort", "error")
 """What vLLM says when it gave up on a request."""
-
-
-@contextmanager
-def sensible(where: str) -> Generator[None]:
-    """An answer that lacks what it must have is Internal."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise Internal(f"the answer of {where} does not have the form of its API") from None
 
 
 def completion(answer: Json, where: str) -> pb.CompletionResponse:

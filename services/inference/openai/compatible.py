@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 from services.inference.lookup import ModelLookup
 from services.inference.openai import answer, request as body
 from services.inference.openai.request import Body, Dialect
 from services.inference.openai.sse import EventDecoder
-from services.inference.openai.stream import ChatFold, CompletionFold, Fold
-from services.inference.remote.errors import meaning
+from services.inference.openai.stream import ChatFold, CompletionFold
+from services.inference.remote.errors import meaning, sensible
 from services.inference.remote.listing import Listing
+from services.inference.remote.streams import Chunk, Fold, Reading, stream
 from services.inference.remote.transport import Transport
 from stackmesh.errors import MeshError
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
-
-Chunk = TypeVar("Chunk")
 
 
 class OpenAICompatible:
@@ -50,7 +49,7 @@ class OpenAICompatible:
 
     async def _ask_for_models(self, key: str | None) -> Sequence[str]:
         found = await self._transport.get("/models", key)
-        with answer.sensible(self._where):
+        with sensible(self._where):
             return [str(model["id"]) for model in found["data"]]
 
     async def resolve(self, wanted: Wanted) -> str:
@@ -86,40 +85,8 @@ class OpenAICompatible:
         return answer.embeddings(found, len(request.contents), self._where)
 
     async def _stream(self, path: str, asked: Body, fold: Fold[Chunk]) -> AsyncGenerator[Chunk]:
-        """The stream once its first event is here, so that what is wrong before it is raised from here.
-
-        The generator has then begun: closing it closes the connection even if nobody ever reads from it.
-        """
-        chunks = self._chunks(path, body.streamed(asked), self.key(), fold)
-        await anext(chunks)
-        return cast("AsyncGenerator[Chunk]", chunks)
-
-    async def _chunks(self, path: str, asked: Body, key: str | None, fold: Fold[Chunk]) -> AsyncGenerator[Chunk | None]:
-        """None when the first event is here, then the chunks."""
-        decoder = EventDecoder()
-        begun = False
-        async with self._transport.stream(path, asked, key) as reader:
-            while not decoder.done and (data := await reader.readany()):
-                events = decoder.feed(data)
-                if not events:
-                    continue
-                with answer.sensible(self._where):
-                    chunks = fold.feed(events)
-                if fold.failure is not None and not chunks:
-                    raise self._failure(fold.failure, key)
-                if not begun:
-                    begun = True
-                    yield None
-                    for chunk in fold.start():
-                        yield chunk
-                for chunk in chunks:
-                    yield chunk
-                if fold.failure is not None:
-                    raise self._failure(fold.failure, key)
-            with answer.sensible(self._where):
-                chunks = list(fold.end())
-            for chunk in chunks:
-                yield chunk
+        reading = Reading(EventDecoder(), fold, self._failure)
+        return await stream(self._transport, path, body.streamed(asked), self.key(), reading)
 
     def _failure(self, event: Body, key: str | None) -> MeshError:
         """The meaning of an error event. Its `code` is the status the server would have answered with."""

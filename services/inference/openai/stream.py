@@ -1,44 +1,16 @@
-"""Streams of the OpenAI dialect, from events to chunks of ours.
-
-What was read together is sent together: all the text in one read is one chunk. At low load a read is one event, so
-every token is sent as it comes.
-"""
+"""Streams of the OpenAI dialect, from events to chunks of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
 
 from services.inference import chunks
 from services.inference.openai import answer
+from services.inference.remote.streams import Json
 from services.inference.tool_calls import ToolCalls
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import BackendUnreachable
 from stackmesh.inference.v1 import inference_service_pb2 as pb
-
-Json = dict[str, Any]
-Chunk_co = TypeVar("Chunk_co", covariant=True)
-
-
-class Fold(Protocol, Generic[Chunk_co]):
-    """Makes chunks of one stream's events."""
-
-    @property
-    def failure(self) -> Json | None:
-        """The error event that ended the stream, if one did."""
-        ...
-
-    def start(self) -> Iterable[Chunk_co]:
-        """What precedes the first chunk."""
-        ...
-
-    def feed(self, events: Sequence[Json]) -> Sequence[Chunk_co]:
-        """What the events of one read have brought."""
-        ...
-
-    def end(self) -> Iterable[Chunk_co]:
-        """What ends the stream. Raises BackendUnreachable if it ended early."""
-        ...
 
 
 class _Ending:

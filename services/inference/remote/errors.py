@@ -7,7 +7,8 @@ The forms of its body: `{"error": {"message": ...}}` (OpenAI, vLLM, llama.cpp), 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, cast
@@ -45,6 +46,15 @@ _BY_STATUS: Final[Mapping[int, type[MeshError]]] = {
 
 _KEY: Final = re.compile(r"(?i)\bbearer\s+\S+|\b(?:sk|pk|rk|hf|gsk|nvapi|fw|tgp|dapi|xai|key|token)[-_][\w*.-]{4,}")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+@contextmanager
+def sensible(where: str) -> Generator[None]:
+    """An answer that lacks what it must have is Internal."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise Internal(f"the answer of {where} does not have the form of its API") from None
 
 
 def refusal(where: str, status: int, body: bytes, *, retry_after: str = "", key: str | None = None) -> MeshError:
