@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from pydantic_core import from_json
 
@@ -55,6 +55,14 @@ def sensible(where: str) -> Generator[None]:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise Internal(f"the answer of {where} does not have the form of its API") from None
+
+
+class Refusal(Protocol):
+    """What `refusal` is. An adapter whose backend has words of its own gives Http another one."""
+
+    def __call__(
+        self, where: str, status: int, body: bytes, *, retry_after: str = "", key: str | None = None
+    ) -> MeshError: ...
 
 
 def refusal(where: str, status: int, body: bytes, *, retry_after: str = "", key: str | None = None) -> MeshError:

@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import AfterValidator
 from pydantic_core import from_json
 
-from services.inference.remote.errors import refusal
+from services.inference.remote.errors import Refusal, refusal
 from services.inference.remote.transport import Reader
 from stackmesh.errors import BackendUnreachable, Internal, QueueFull, Timeout
 
@@ -66,12 +66,13 @@ class Endpoint:
 
 
 class Http:
-    """The Transport to one endpoint."""
+    """The Transport to one endpoint. `refusal` is what an answer means whose status is not 200."""
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, refusal: Refusal = refusal) -> None:
         self.endpoint = endpoint
+        self._meaning = refusal
         # aiohttp's own limit (100 connections) makes the 101st call wait without a bound, and the list of models with
         # it. So the pool has none, and calls wait here.
         self._slots = asyncio.Semaphore(endpoint.max_connections)
@@ -181,7 +182,7 @@ class Http:
             if len(body) > _ERROR_LIMIT:
                 break
         retry_after = response.headers.get("Retry-After", "")
-        return refusal(self.endpoint.host, response.status, bytes(body), retry_after=retry_after, key=key)
+        return self._meaning(self.endpoint.host, response.status, bytes(body), retry_after=retry_after, key=key)
 
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
         try:
