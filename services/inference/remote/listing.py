@@ -36,6 +36,11 @@ class Listing:
         self._where = where
         self._lock = asyncio.Lock()
         self._last = _Listed(0.0, 0.0, None, ())
+        self._changed_at = 0.0
+
+    def forget(self) -> None:
+        """What the backend serves has changed: what was found, or is being asked for, holds no longer."""
+        self._changed_at = time.monotonic()
 
     async def names(self, key: str | None) -> Sequence[str]:
         """Those that can be registered. What was found, or failed, holds for 2 s."""
@@ -52,7 +57,7 @@ class Listing:
     async def _fresh(self, key: str | None, good: Callable[[_Listed], bool]) -> Sequence[str]:
         """As last listed, if that is good enough."""
         async with self._lock:
-            if self._last.key != key or not good(self._last):
+            if self._last.key != key or self._last.begun < self._changed_at or not good(self._last):
                 begun = time.monotonic()
                 found = await self._found(key)
                 self._last = _Listed(begun, time.monotonic() + _TTL, key, found)
