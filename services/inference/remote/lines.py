@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic_core import from_json
@@ -52,14 +53,17 @@ def objects(payloads: list[bytes]) -> list[dict[str, Any]]:
 class ObjectDecoder:
     """Newline-delimited JSON: takes what was read, and gives the objects that are whole.
 
-    Nothing in this format says that it is over; whoever reads the objects knows their last.
+    Nothing in this format says that it is over: `last` tells by an object that no other follows.
     """
 
-    done = False
-
-    def __init__(self) -> None:
+    def __init__(self, last: Callable[[dict[str, Any]], object]) -> None:
         self._lines = Lines()
+        self._last = last
+        self.done = False
+        """Whether the last object has come."""
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The objects that `data` completes, in order. Raises Internal for what is no JSON object."""
-        return objects([line for line in self._lines.feed(data) if line.strip()])
+        found = objects([line for line in self._lines.feed(data) if line.strip()])
+        self.done = self.done or any(map(self._last, found))
+        return found

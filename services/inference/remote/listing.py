@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from services.inference.lookup import ModelLookup
 from stackmesh import names
 from stackmesh.errors import InvalidField, MeshError, NotHosted
 
@@ -27,10 +26,18 @@ class _Listed:
     found: Sequence[str] | MeshError
 
 
+class Lookup(Protocol):
+    """What names mean: a ModelLookup, or one that knows a backend's own ways with them."""
+
+    def resolve(self, name: str, served: Collection[str] | None, where: str) -> str:
+        """As ModelLookup has it."""
+        ...
+
+
 class Listing:
     """`ask` asks the backend with a credential for the names of its models."""
 
-    def __init__(self, ask: Callable[[str | None], Awaitable[Sequence[str]]], lookup: ModelLookup, where: str) -> None:
+    def __init__(self, ask: Callable[[str | None], Awaitable[Sequence[str]]], lookup: Lookup, where: str) -> None:
         self._ask = ask
         self._lookup = lookup
         self._where = where
