@@ -5,5 +5,6 @@ from typing import Final
 KINDS: Final = {
     "inline::echo": "services.inference.providers.echo:Echo",
     "inline::llamacpp": "services.inference.providers.llamacpp:LlamaCpp",
+    "remote::ollama": "services.inference.providers.ollama:Ollama",
     "remote::vllm": "services.inference.providers.vllm:VLLM",
 }
