@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from typing import Annotated
+import secrets
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
@@ -29,3 +31,11 @@ OwnKey = Annotated[Key | None, BeforeValidator(_or_none)]
 def secret(*keys: SecretStr | None) -> str | None:
     """The first credential that there is, in clear."""
     return next((key.get_secret_value() for key in keys if key is not None), None)
+
+
+_SALT: Final = secrets.token_bytes(32)
+
+
+def mark(key: str | None) -> bytes:
+    """What tells this credential from others, in this process only, and cannot be made into it again."""
+    return hashlib.sha256(_SALT + key.encode()).digest() if key is not None else b""

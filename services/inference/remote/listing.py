@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from services.inference.remote.keys import mark
 from stackmesh import names
 from stackmesh.errors import InvalidField, MeshError, NotHosted
 
@@ -22,7 +23,8 @@ class _Listed:
     begun: float
     until: float
     """It is good until then."""
-    key: str | None
+    asker: bytes
+    """The `mark` of the credential: a caller's own is not kept."""
     found: Sequence[str] | MeshError
 
 
@@ -42,7 +44,7 @@ class Listing:
         self._lookup = lookup
         self._where = where
         self._lock = asyncio.Lock()
-        self._last = _Listed(0.0, 0.0, None, ())
+        self._last = _Listed(0.0, 0.0, b"", ())
         self._changed_at = 0.0
 
     def forget(self) -> None:
@@ -64,10 +66,10 @@ class Listing:
     async def _fresh(self, key: str | None, good: Callable[[_Listed], bool]) -> Sequence[str]:
         """As last listed, if that is good enough."""
         async with self._lock:
-            if self._last.key != key or self._last.begun < self._changed_at or not good(self._last):
+            if self._last.asker != mark(key) or self._last.begun < self._changed_at or not good(self._last):
                 begun = time.monotonic()
                 found = await self._found(key)
-                self._last = _Listed(begun, time.monotonic() + _TTL, key, found)
+                self._last = _Listed(begun, time.monotonic() + _TTL, mark(key), found)
             found = self._last.found
         if isinstance(found, MeshError):
             raise found
