@@ -59,6 +59,7 @@ bench: $(STAMP) ## what the gateway and the mesh cost, as JSON
 	$(BIN)/python -m benchmarks.run gateway --json
 	$(BIN)/python -m benchmarks.run model --json
 	$(BIN)/python -m benchmarks.run registry --json
+	$(BIN)/python -m benchmarks.run adapter --json
 
 clean: ## remove what make made
 	rm -rf $(VENV) .build .stackmesh .pytest_cache .ruff_cache .hypothesis dist

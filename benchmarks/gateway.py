@@ -49,6 +49,7 @@ KEYS: Final[Mapping[str, str]] = {
 """Every key of the result and what it means."""
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {}
+VENVS: Final[Mapping[str, str]] = {}
 
 PLAN: Final = Plan(rounds=9, samples=150, limit=60, seconds=0.45)
 FULL_PLAN: Final = Plan(rounds=21, samples=1000, limit=900, seconds=2.0)
@@ -58,7 +59,7 @@ CHUNKS: Final = 100
 _TURNS: Final = 2
 _WARM_UP_SECONDS: Final = 0.3
 _START_SECONDS: Final = 20.0
-_QUIET: Final = (0.9, 1.1)
+QUIET: Final = (0.9, 1.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,22 @@ class Load:
     async def cost(self, case: Case, chunks: int, seconds: float) -> Cost:
         """Unary calls for `seconds`, or streams of `chunks` messages if that is not 0."""
         before = case.measured.cpu_seconds
+        calls, messages = await self.calls(case.target, backend.MODEL, chunks, seconds)
+        return Cost(case.measured.cpu_seconds - before, messages if chunks else calls)
+
+    async def calls(self, target: str, model: str, chunks: int, seconds: float) -> tuple[int, int]:
+        """As `cost`; the calls that were made, and the messages of their streams."""
         count = await self._order(
-            order="calls", target=case.target, concurrency=CONCURRENCY, seconds=seconds, chunks=chunks
+            order="calls", target=target, model=model, concurrency=CONCURRENCY, seconds=seconds, chunks=chunks
         )
-        return Cost(case.measured.cpu_seconds - before, count["chunks"] if chunks else count["calls"])
+        return count["calls"], count["chunks"]
+
+    async def paced(self, target: str, model: str, tokens: int) -> tuple[int, Sequence[float]]:
+        """Streams of tokens that are the times they were sent at; the messages they came in, and the delay of each
+        token in milliseconds.
+        """
+        took = await self._order(order="paced", target=target, model=model, concurrency=CONCURRENCY, tokens=tokens)
+        return took["messages"], took["delays_ms"]
 
     async def first_chunks_ms(self, cases: Sequence[Case], times: int) -> dict[str, list[float]]:
         """Milliseconds until the first chunk, by case; the cases in turn."""
@@ -150,7 +163,7 @@ async def _round(load: Load, cases: Sequence[Case], chunks: int, seconds: float)
 @asynccontextmanager
 async def _cases(folder: Path) -> AsyncGenerator[tuple[Load, Sequence[Case]]]:
     provider = {"provider_id": backend.PROVIDER, "provider_type": backend.PROVIDER_TYPE}
-    file = mesh.write(folder, backend.MODEL, provider)
+    file = mesh.write(folder, [{"model_id": backend.MODEL}], [provider])
     async with AsyncExitStack() as stack:
         middle, around = cores(os.sched_getaffinity(0))
 
@@ -184,7 +197,7 @@ def cores(allowed: Collection[int]) -> tuple[Collection[int], Collection[int]]:
 def _result(calls: Rounds, chunks: Rounds, took: Mapping[str, Sequence[float]]) -> Result:
     null_ratio = _ratio(calls, "bare", "null")
     added = [through - direct for through, direct in zip(took["python"], took["direct"], strict=True)]
-    low, high = _QUIET
+    low, high = QUIET
     return {
         "python.call_ratio": _ratio(calls, "python", "bare"),
         "python.chunk_ratio": _ratio(chunks, "python", "bare"),

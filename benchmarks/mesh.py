@@ -25,25 +25,34 @@ _RETRY_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class MeshFile:
-    """A configuration with addresses of its own: one model of one provider."""
+    """A configuration with addresses of its own."""
 
     path: Path
     registry: str
     gateway: str
 
 
-def write(folder: Path, model: str, provider: Mapping[str, Any]) -> MeshFile:
-    """Write `folder/mesh.yaml`; its registry's database is in the folder too."""
+def write(folder: Path, models: Sequence[Mapping[str, str]], providers: Sequence[Mapping[str, Any]]) -> MeshFile:
+    """Write `folder/mesh.yaml` with these entries; its registry's database is in the folder too."""
     mesh = MeshFile(folder / "mesh.yaml", registry=f"127.0.0.1:{free_port()}", gateway=f"127.0.0.1:{free_port()}")
     tree = {
         "version": 1,
         "registry": {"store": f"sqlite:///{folder / 'registry.db'}", "address": mesh.registry},
         "gateway": {"address": mesh.gateway, "snapshot_file": None},
-        "providers": {"inference": [provider]},
-        "models": [{"model_id": model}],
+        "providers": {"inference": [*providers]},
+        "models": [*models],
     }
     mesh.path.write_text(yaml.safe_dump(tree))
     return mesh
+
+
+def write_hosting(mesh: MeshFile, provider: Mapping[str, Any]) -> Path:
+    """Write the same mesh as a process sees it that hosts this provider and no other."""
+    tree = yaml.safe_load(mesh.path.read_text())
+    tree |= {"providers": {"inference": [provider]}, "models": []}
+    file = mesh.path.with_name(f"{provider['provider_id']}.yaml")
+    file.write_text(yaml.safe_dump(tree))
+    return file
 
 
 async def first_chunk(

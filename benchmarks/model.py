@@ -44,6 +44,7 @@ KEYS: Final[Mapping[str, str]] = {
 """Every key of the result and what it means."""
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {}
+VENVS: Final[Mapping[str, str]] = {}
 
 PLAN: Final = Plan(rounds=7, samples=20, limit=60, tokens=96)
 FULL_PLAN: Final = Plan(rounds=21, samples=200, limit=900, tokens=256)
@@ -59,7 +60,7 @@ _CALL_SECONDS: Final = 30.0
 async def measure(plan: Plan, folder: Path) -> Result:
     """Run the benchmark with its files in `folder`. The result has exactly the keys of KEYS."""
     provider = {"provider_id": "local", "provider_type": "inline::llamacpp", "config": _SETTINGS}
-    file = mesh.write(folder, MODEL, provider)
+    file = mesh.write(folder, [{"model_id": MODEL}], [provider])
     plan.say("stackmesh up, the first time")
     async with _up("first up", file):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 Result = Mapping[str, float | int | bool | str]
@@ -27,6 +28,8 @@ class Plan:
     """Of each answer, where a model answers."""
     store: str = ""
     """Of the registry, where it matters."""
+    litellm: Path | None = None
+    """A virtual environment with LiteLLM's proxy, to compare with."""
     say: Callable[[str], None] = silent
     """Told what is going on, in a few words."""
 

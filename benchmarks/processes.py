@@ -8,10 +8,10 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
@@ -96,20 +96,27 @@ class Child:
 
 @asynccontextmanager
 async def running(
-    name: str, *arguments: str, folder: Path, talks: bool = False, cpus: Collection[int] = ()
+    name: str,
+    *arguments: str,
+    folder: Path,
+    talks: bool = False,
+    cpus: Collection[int] = (),
+    python: Path = Path(sys.executable),
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Child]:
     """`python -m ARGUMENTS` while the body runs, on `cpus` alone if given; its log is `folder/NAME.log`.
 
-    One that `talks` says on stdout what it is asked; with the others, stdout goes to the log too.
+    One that `talks` says on stdout what it is asked; with the others, stdout goes to the log too. A `python` of another
+    project gets an `environment` of its own.
     """
     log = folder / f"{name}.log"
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *arguments),
+            *(python, "-m", *arguments),
             stdin=PIPE,
             stdout=PIPE if talks else output,
             stderr=output,
-            env=_environment(),
+            env=_environment() if environment is None else environment,
             start_new_session=True,  # so that one that hangs can be killed with all it started
         )
     child = Child(name, process, log)
@@ -121,7 +128,7 @@ async def running(
         await asyncio.shield(child.stop())
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> Mapping[str, str]:
     # The benchmarks are part of the source tree, not of the installed distribution.
     root = str(Path(__file__).resolve().parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

@@ -66,6 +66,7 @@ KEYS: Final[Mapping[str, str]] = {
 """Every key of the result and what it means."""
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {"store": ("sqlite", "etcd")}
+VENVS: Final[Mapping[str, str]] = {}
 
 PLAN: Final = Plan(rounds=9, samples=200, limit=300, seconds=0.45, store="sqlite")
 FULL_PLAN: Final = Plan(rounds=21, samples=1000, limit=1800, seconds=2.0, store="sqlite")

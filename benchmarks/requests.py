@@ -11,7 +11,8 @@ SERVICE: Final = "/stackmesh.inference.v1.InferenceService"
 CHAT: Final = f"{SERVICE}/ChatCompletion"
 STREAM_CHAT: Final = f"{SERVICE}/StreamChatCompletion"
 
-
+SAID: Final = "hello " * 60
+"""A prompt for those who need not understand it."""
 STORY: Final = "Write a very long story about the sea."
 
 

@@ -3,9 +3,10 @@
     python -m benchmarks.run gateway          a table for people
     python -m benchmarks.run model --json     one line of JSON, the last on stdout; its keys are flat and stable
     python -m benchmarks.run registry --store etcd
+    python -m benchmarks.run adapter --litellm /tmp/litellm
 
-Each ends within a minute, registry within some; --full measures more and takes longer. How far it is goes to stderr.
-Nothing else should run on the machine meanwhile.
+Each ends within a minute, registry and a comparison with LiteLLM within some; --full measures more and takes longer.
+How far it is goes to stderr. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from benchmarks import gateway, model, registry
+from benchmarks import adapter, gateway, model, registry
 from benchmarks.plan import Plan, Result
 from benchmarks.processes import BenchmarkError
 
@@ -38,7 +39,7 @@ class Benchmark(Protocol):
 
     @property
     def KEYS(self) -> Mapping[str, str]:  # noqa: N802 -- a constant of the module
-        """Every key of the result, and what it means."""
+        """Every key that the result may have, and what it means."""
         ...
 
     @property
@@ -50,11 +51,19 @@ class Benchmark(Protocol):
     @property
     def CHOICES(self) -> Mapping[str, Sequence[str]]: ...  # noqa: N802 -- what of a plan users choose; the first is it
 
+    @property
+    def VENVS(self) -> Mapping[str, str]: ...  # noqa: N802 -- virtual environments of others, and what for
+
     @staticmethod
     async def measure(plan: Plan, folder: Path) -> Result: ...
 
 
-BENCHMARKS: Final[Mapping[str, Benchmark]] = {"gateway": gateway, "model": model, "registry": registry}
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "gateway": gateway,
+    "model": model,
+    "registry": registry,
+    "adapter": adapter,
+}
 
 _SIZES: Final = {"rounds": int, "seconds": float, "samples": int, "tokens": int}
 """What of a plan can be said on the command line, for a test that has no minute."""
@@ -64,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     benchmark = BENCHMARKS[options.benchmark]
     plan = benchmark.FULL_PLAN if options.full else benchmark.PLAN
-    plan = plan.but(**{name: getattr(options, name) for name in (*_SIZES, *benchmark.CHOICES)})
+    plan = plan.but(**{name: getattr(options, name) for name in (*_SIZES, *benchmark.CHOICES, *benchmark.VENVS)})
     progress = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -75,7 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    result = {key: result[key] for key in benchmark.KEYS}  # in that order, whatever was measured first
+    for other in benchmark.VENVS:
+        if getattr(plan, other) is None:
+            print(f"not compared with {other}: --{other} names no virtual environment", file=sys.stderr)
+    result = {key: result[key] for key in benchmark.KEYS if key in result}  # whatever was measured first
     if options.json:
         print(json.dumps(result))
     else:
@@ -115,15 +127,15 @@ def _print_table(name: str, result: Result, keys: Mapping[str, str]) -> None:
     table.add_column("key", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("meaning")
-    for key, meaning in keys.items():
-        table.add_row(key, str(result[key]), meaning)
+    for key, value in result.items():
+        table.add_row(key, str(value), keys[key])
     Console().print(table)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__, formatter_class=formatter)
-    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="gateway|model|registry")
+    kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="|".join(BENCHMARKS))
     for name, benchmark in BENCHMARKS.items():
         text = (benchmark.__doc__ or "").strip()
         kind = kinds.add_parser(
@@ -137,6 +149,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         kind.add_argument("--full", action="store_true", help="measure for minutes, not for one")
         for choice, values in benchmark.CHOICES.items():
             kind.add_argument(f"--{choice}", choices=values, default=values[0], help="default: %(default)s")
+        for other, purpose in benchmark.VENVS.items():
+            kind.add_argument(f"--{other}", type=Path, metavar="VENV", help=purpose)
         for size, of in _SIZES.items():
             kind.add_argument(f"--{size}", type=of, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

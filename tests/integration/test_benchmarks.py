@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gateway, model, registry
+from benchmarks import adapter, gateway, model, registry
 from benchmarks.processes import BenchmarkError, running
+from benchmarks.run import BENCHMARKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +26,14 @@ PROMISED = {
         "routable_ms_p99.10000",
         "call_ratio_10000_over_10",
         "gateway_rss_mb.10000",
+    ),
+    "adapter": (
+        "service.us_per_token",
+        "service.us_per_call",
+        "paced.tokens",
+        "paced.messages",
+        "token_delay_ms_p50",
+        "unstable",
     ),
 }
 MAY_BE_NEGATIVE = {"ttft_added_ms_p50", "cancel_ms_p99", "cancel_prompt_ms_p50", "cancel_decode_ms_p50"}
@@ -78,6 +87,25 @@ def test_registry_benchmark_prints_one_object(store: str):
     assert result["gateway_rss_mb.10000"] < 150
 
 
+def test_adapter_benchmark_prints_one_object():
+    run = bench("adapter", "--json", "--rounds", "1", "--seconds", "0.3", "--tokens", "10")
+    assert run.returncode == 0, run.stderr
+    of_litellm = {key for key in adapter.KEYS if key.startswith("litellm.")}
+    result = check_result(run.stdout, {key: adapter.KEYS[key] for key in adapter.KEYS if key not in of_litellm})
+    assert of_litellm >= {"litellm.call_ratio", "litellm.stream_ratio"}
+    assert "not compared with litellm" in run.stderr
+    assert set(PROMISED["adapter"]) <= set(result)
+    assert result["paced.messages"] <= result["paced.tokens"] == 16 * 10
+    assert result["tokens_per_message"] > 1
+
+
+def test_what_is_compared_with_has_to_be_there(tmp_path: Path):
+    run = bench("adapter", "--litellm", str(tmp_path))
+    assert run.returncode == 1
+    assert f"{tmp_path} is no virtual environment" in run.stderr
+    assert run.stdout == ""
+
+
 def test_only_stores_there_are_can_be_measured():
     run = bench("registry", "--store", "redis")
     assert run.returncode == 2
@@ -100,13 +128,14 @@ def test_defaults_keep_the_promises():
     assert gateway.PLAN.limit <= 60
     assert model.PLAN.limit <= 60
     assert registry.PLAN.samples >= 200
+    assert adapter.PLAN.rounds >= 7
     assert len((ROOT / "benchmarks" / "bare_proxy.py").read_text().splitlines()) < 40
 
 
-@pytest.mark.parametrize("name", ["gateway", "model", "registry"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_explains_every_key(name: str):
     run = bench(name, "--help")
-    keys = {"gateway": gateway.KEYS, "model": model.KEYS, "registry": registry.KEYS}[name]
+    keys = BENCHMARKS[name].KEYS
     assert run.returncode == 0
     assert all(key in run.stdout for key in keys)
     assert "--rounds" not in run.stdout
