@@ -51,20 +51,34 @@ class Errors(grpc.aio.ServerInterceptor):
     def guard(self, handler: Handler, handler_call_details: Details) -> Handler:
         """The same handler, its failures decided; for a server that guards some of its handlers only."""
         method = handler_call_details.method
-        request_id = _header(handler_call_details, headers.REQUEST_ID) or uuid.uuid4().hex
+        request_id = _headers(handler_call_details).get(headers.REQUEST_ID) or uuid.uuid4().hex
 
-        @asynccontextmanager
-        async def around(_request: object, context: Any) -> AsyncGenerator[None]:
-            try:
-                yield
-            except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
-                raise
-            except Exception as error:  # noqa: BLE001 -- the outermost block decides about all of them
-                status = to_status(_decide(error, method, request_id))
-                code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
-                await context.abort(code, status.message, trailers(status))
+        def around(_request: object, context: Any) -> _Deciding:
+            return _Deciding(context, method, request_id)
 
         return wrap(handler, around, parse=_parser(handler.request_deserializer))
+
+
+class _Deciding:
+    """Ends the call with the status of what is raised in the block.
+
+    Written out, as `_Entered` is: made of a generator, a block costs a call several times as much.
+    """
+
+    __slots__ = ("_context", "_method", "_request_id")
+
+    def __init__(self, context: Any, method: str, request_id: str) -> None:
+        self._context = context
+        self._method = method
+        self._request_id = request_id
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            status = to_status(_decide(error, self._method, self._request_id))
+            code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
+            await self._context.abort(code, status.message, trailers(status))
 
 
 class Decided:
@@ -140,7 +154,8 @@ class Routed(grpc.aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
         handler = await continuation(handler_call_details)
-        meant = _header(handler_call_details, headers.INSTANCE_ID)
+        sent = _headers(handler_call_details)
+        meant = sent.get(headers.INSTANCE_ID)
         if handler is not None and meant is not None and meant != self._instance_id:
             return _refusing(
                 handler, WrongInstance("the call is meant for an instance that is no longer at this address")
@@ -149,18 +164,28 @@ class Routed(grpc.aio.ServerInterceptor):
         if handler is None or method is None:
             return handler
 
-        @asynccontextmanager
-        async def around(request: Any, _context: object) -> AsyncGenerator[None]:
-            call = _call(handler_call_details, method)
+        def around(request: Any, _context: object) -> _Entered:
+            call = _call(sent, method)
             if method.route.field and not method.client_streaming:
                 _agree(getattr(request, method.route.field), call.resource, method.route.field)
-            token = calls.enter(call)
-            try:
-                yield
-            finally:
-                calls.leave(token)
+            return _Entered(call)
 
         return wrap(handler, around)
+
+
+class _Entered:
+    """The call is the current one in the block."""
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self, call: calls.Call) -> None:
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        self._token = calls.enter(self._call)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        calls.leave(self._token)
 
 
 def _refusing(handler: Handler, error: MeshError) -> Handler:
@@ -172,19 +197,19 @@ def _refusing(handler: Handler, error: MeshError) -> Handler:
     return _MAKE[handler.request_streaming, handler.response_streaming](refuse)
 
 
-def _call(details: Details, method: Method) -> calls.Call:
-    provider_id = _header(details, headers.PROVIDER_ID)
-    resource_id = _header(details, headers.PROVIDER_RESOURCE_ID)
-    resource = _header(details, headers.RESOURCE)
+def _call(sent: Mapping[str, str], method: Method) -> calls.Call:
+    provider_id = sent.get(headers.PROVIDER_ID)
+    resource_id = sent.get(headers.PROVIDER_RESOURCE_ID)
+    resource = sent.get(headers.RESOURCE)
     if not provider_id or (method.route.resource_type and not (resource_id and resource)):
         raise InvalidRoute("this is a service of the mesh: call it through the gateway")
     return calls.Call(
         provider_id=provider_id,
         provider_resource_id=resource_id or "",
         resource=resource or "",
-        request_id=_header(details, headers.REQUEST_ID) or "",
-        traceparent=_header(details, headers.TRACEPARENT) or "",
-        provider_data=_header(details, headers.PROVIDER_DATA),
+        request_id=sent.get(headers.REQUEST_ID, ""),
+        traceparent=sent.get(headers.TRACEPARENT, ""),
+        provider_data=sent.get(headers.PROVIDER_DATA),
     )
 
 
@@ -193,11 +218,9 @@ def _agree(named: str, routed: str, field: str) -> None:
         raise InvalidRoute(f"the call was routed as {routed!r}, but {field} says {named!r}")
 
 
-def _header(details: Details, key: str) -> str | None:
-    for name, value in details.invocation_metadata or ():
-        if name == key:
-            return value if isinstance(value, str) else value.decode()
-    return None
+def _headers(details: Details) -> Mapping[str, Any]:
+    """The call's metadata by key; of several values, the first. Those of keys that do not end in -bin are strings."""
+    return dict(reversed(details.invocation_metadata or ()))
 
 
 _MAKE: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
