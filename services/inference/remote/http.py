@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 from collections.abc import AsyncGenerator, Mapping
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic import AfterValidator
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from services.inference.remote.errors import Refusal, refusal
 from services.inference.remote.transport import Reader
@@ -104,36 +103,35 @@ class Http:
             raise BackendUnreachable(error.message) from None
 
     async def post(self, path: str, body: Mapping[str, Any], key: str | None) -> Any:
-        async with self._posted(path, body, key) as response:
-            return await self._json(response)
+        payload = _written(body)
+        await self._take_slot()
+        try:
+            async with self._answer("POST", path, key, self.endpoint.read_timeout, payload) as response:
+                return await self._json(response)
+        finally:
+            self._slots.release()
 
     @asynccontextmanager
     async def stream(self, path: str, body: Mapping[str, Any], key: str | None) -> AsyncGenerator[Reader]:
-        async with self._posted(path, body, key) as response:
-            yield response.content
-            await _drain(response.content)
-
-    @asynccontextmanager
-    async def _posted(
-        self, path: str, body: Mapping[str, Any], key: str | None
-    ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        payload = json.dumps(body, ensure_ascii=False).encode()
-        async with self._slot():
+        payload = _written(body)
+        await self._take_slot()
+        try:
             async with self._answer("POST", path, key, self.endpoint.read_timeout, payload) as response:
-                yield response
+                yield response.content
+                await _drain(response.content)
+        finally:
+            self._slots.release()
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncGenerator[None]:
+    async def _take_slot(self) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()  # at once
+            return
         try:
             async with asyncio.timeout(self.endpoint.connect_timeout):
                 await self._slots.acquire()
         except TimeoutError:
             busy = f"all {self.endpoint.max_connections} connections to {self.endpoint.host} are busy"
             raise QueueFull(busy, retry_after=1.0) from None
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     @asynccontextmanager
     async def _answer(
@@ -235,8 +233,14 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
     return os.strerror(cause.errno).lower() if cause.errno else "none of its addresses answers"
 
 
-async def _drain(reader: Reader) -> None:
+def _written(body: Mapping[str, Any]) -> bytes:
+    return to_json(body, inf_nan_mode="constants")
+
+
+async def _drain(reader: aiohttp.StreamReader) -> None:
     """Wait a moment for the end of an answer that has said all it had to, so that its connection can be used again."""
+    if reader.at_eof():
+        return
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(_LINGER):
             while await reader.readany():
