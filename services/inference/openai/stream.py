@@ -24,7 +24,8 @@ class _Ending:
         self._where = where
         self._finish_reason: str | None = None
         self._usage: Json | None = None
-        self._counted = 0
+        self.counted = 0
+        """Events that brought something."""
         self.failure: Json | None = None
 
     def choice_of(self, event: Json) -> Json | None:
@@ -42,16 +43,13 @@ class _Ending:
             self._finish_reason = reason
         return choice
 
-    def count(self) -> None:
-        self._counted += 1
-
     def stop_reason(self, *, called: bool = False) -> content_pb2.StopReason.ValueType:
         if self._finish_reason is None:
             raise BackendUnreachable(f"the stream of {self._where} ended early")
         return answer.stop_reason(self._finish_reason, self._where, called=called)
 
     def usage(self) -> pb.Usage:
-        return answer.usage(self._usage) if self._usage else pb.Usage(completion_tokens=self._counted)
+        return answer.usage(self._usage) if self._usage else pb.Usage(completion_tokens=self.counted)
 
 
 class CompletionFold:
@@ -76,7 +74,7 @@ class CompletionFold:
                 continue
             if text := choice.get("text"):
                 said.append(text)
-                self._ending.count()
+                self._ending.counted += 1
             if found := choice.get("logprobs"):
                 self._logprobs += answer.logprobs(found)
         if not said:
@@ -113,16 +111,17 @@ class ChatFold:
                 continue
             delta = choice["delta"]
             if text := delta.get("content"):
-                found += map(chunks.called, self._calls.flush())
+                if self._calls.seen:
+                    found += map(chunks.called, self._calls.flush())
                 self._said.append(text)
-                self._ending.count()
+                self._ending.counted += 1
             if logprobs := choice.get("logprobs"):
                 self._logprobs += answer.logprobs(logprobs)
             if pieces := delta.get("tool_calls"):
                 found += self._spoken()
                 for piece in pieces:
                     found += map(chunks.called, self._called(piece))
-                self._ending.count()
+                self._ending.counted += 1
         found += self._spoken()
         found += map(chunks.called, self._calls.flush())
         return found
