@@ -6,8 +6,8 @@
 
 The cases in turn within every round, and in another order each round: 16 callers who call again as soon as they were
 answered, unary and then in streams of 100 tokens that come as fast as the socket takes them. CPU is read from the
-clocks of the processes in the middle while no call is under way, so it holds on a busy machine. The processes in the
-middle have one core for themselves, the others share the rest.
+clocks of the processes while no call is under way, so it holds on a busy machine. The services and LiteLLM, one of which
+works at a time, have one core for themselves; the others, the gateway too, share the rest.
 
 Afterwards 16 streams bring 20 tokens a second each. Then every token has to leave at once: each is a message of its
 own, and was sent by the backend `token_delay_ms` before the client had it.
@@ -190,7 +190,7 @@ async def _cases(plan: Plan, folder: Path) -> AsyncGenerator[tuple[Sequence[Case
         url = await backend.read_line()
         file, (first, second) = _write_mesh(folder, url)
         registry = await start("registry", "registry_service", "--config", str(file.path))
-        gateway = await start("gateway", "gateway", "--config", str(file.path), cpus=middle)
+        gateway = await start("gateway", "gateway", "--config", str(file.path))
         service = await start("service", "services.inference", "--config", str(first), cpus=middle)
         null = await start("second service", "services.inference", "--config", str(second), cpus=middle)
         load = Load(await start("load", "benchmarks.load", talks=True))
