@@ -1,0 +1,1 @@
+"""Hugging Face text-generation-inference: its own API and its ways with the OpenAI dialect."""
