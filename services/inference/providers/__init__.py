@@ -6,5 +6,6 @@ KINDS: Final = {
     "inline::echo": "services.inference.providers.echo:Echo",
     "inline::llamacpp": "services.inference.providers.llamacpp:LlamaCpp",
     "remote::ollama": "services.inference.providers.ollama:Ollama",
+    "remote::tgi": "services.inference.providers.tgi:TGI",
     "remote::vllm": "services.inference.providers.vllm:VLLM",
 }
