@@ -483,6 +483,15 @@ async def test_errors_inside_a_stream(
         assert await until_error(provider, chat()) == (before, error)
 
 
+async def test_text_that_is_none_is_internal(provider: TGI, server: TGIServer) -> None:
+    server.reply = streaming(event({"content": 7}), DONE)
+    with pytest.raises(Internal, match=server.host):
+        await provider.stream_chat_completion(chat())
+    server.reply = streaming(token(7))
+    with pytest.raises(Internal, match=server.host):
+        await provider.stream_completion(text())
+
+
 async def test_a_model_that_hangs_behind_a_living_router_is_silent(server: TGIServer) -> None:
     async with opened(server, read_timeout=0.2) as provider:
         await provider.list_served()

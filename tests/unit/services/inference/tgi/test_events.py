@@ -355,7 +355,6 @@ def test_an_error_ends_the_stream_and_is_passed_on_as_it_is(tongue: Tongue) -> N
         (Chat(()), data({"choices": [{"no": "delta"}]})),
         (Chat(()), data({"choices": [{"delta": {"tool_calls": [{"no": "function"}]}}]})),
         (Chat(()), data({"choices": [{"delta": {"tool_calls": "text"}}]})),
-        (Chat(()), data({"choices": [{"delta": {"content": 7}}]})),
         (Chat(()), data({"choices": 7})),
         (Chat(()), b"data: {\n\n"),
     ],
