@@ -156,25 +156,26 @@ class TGI:
     async def _stream(
         self, path: str, body: Mapping[str, Any], tongue: Generate | Chat, fold: Fold[Chunk]
     ) -> AsyncGenerator[Chunk]:
-        """As `streams.stream`. One that TGI did not stop where it should is left there, and its prompt is counted."""
+        """As `streams.stream`, and with the prompt's tokens, which not every stream tells."""
         key = self._key()
         events = Events(self._where, tongue, silence=self._config.read_timeout)
         chunks = await stream(self._transport, path, body, key, Reading(events, fold, self._failure))
-        counted = self._counted(chunks, tongue, body, key)
+        counted = self._counted(chunks, body, key)
         await anext(counted)
         return cast("AsyncGenerator[Chunk]", counted)
 
     async def _counted(
-        self, chunks: AsyncGenerator[Chunk], tongue: Generate | Chat, body: Mapping[str, Any], key: str | None
+        self, chunks: AsyncGenerator[Chunk], body: Mapping[str, Any], key: str | None
     ) -> AsyncGenerator[Chunk | None]:
         """None, so that it has begun and closing it closes `chunks`; then those."""
         last: Chunk | None = None
         async with aclosing(chunks):
             yield None
             async for chunk in chunks:
-                if tongue.overran and _usage(chunk) is not None:
+                usage = _usage(chunk)
+                if usage is not None and not usage.prompt_tokens:
                     last = chunk
-                    break
+                    break  # the server may be at work yet
                 yield chunk
         if last is not None and (usage := _usage(last)) is not None:
             usage.prompt_tokens = await self._count(body, key)

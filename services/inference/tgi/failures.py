@@ -63,7 +63,7 @@ def _meaning(where: str, status: int, body: Any, retry_after: str, key: str | No
     if status == 424:  # it failed while it generated
         return Internal(found.message)
     if status == 404 and not isinstance(found, NotServing):
-        return Unsupported(f"{where} answered 404; its url is wrong: it has to be the root of the server")
+        return Unsupported(f"{where} answered 404; its url is not the root of a text-generation-inference server")
     if isinstance(found, BackendUnauthenticated) and key is None:
         return BackendUnauthenticated(f"{found.message}; send a token as tgi_api_token in the provider data")
     if isinstance(found, BackendRejected) and (over := _OVER_CONTEXT.search(found.message)) is not None:

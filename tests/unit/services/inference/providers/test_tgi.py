@@ -414,6 +414,14 @@ async def test_a_server_that_goes_on_after_a_stop_sequence_is_left_at_once(
     assert [request.path for request in server.requests][1:] == [path, dict(zip(STREAMS, counted, strict=True))[path]]
 
 
+async def test_before_3_2_words_instead_of_a_call_are_counted_here(provider: TGI, server: TGIServer) -> None:
+    """Their stream ends without usage."""
+    server.reply = streaming(event({"content": "No"}), event({"content": " tool"}), DONE)
+    answer = await provider.chat_completion(chat("one two three", tools=[tool("weather")]))
+    assert texts.plain(answer.completion_message.content) == "No tool"
+    assert answer.usage == pb.Usage(prompt_tokens=server.model.count("one two three"), completion_tokens=2)
+
+
 async def test_a_prompt_that_cannot_be_counted_spoils_no_answer(provider: TGI, server: TGIServer) -> None:
     answer = server.answer
     server.answer = lambda request: server.refusal(500) if "tokenize" in request.path else answer(request)

@@ -80,7 +80,7 @@ def test_without_a_token_it_is_said_where_to_put_one() -> None:
 def test_a_url_that_is_wrong() -> None:
     error = refusal("h:1", 404, b"")
     assert type(error) is errors.Unsupported
-    assert "has to be the root" in error.message
+    assert "is not the root" in error.message
     assert type(refusal("h:1", 404, b'{"error": "Model not found"}')) is errors.NotServing
 
 
