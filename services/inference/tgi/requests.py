@@ -44,8 +44,9 @@ def chat(request: pb.ChatCompletionRequest, max_tokens: int | None) -> Body:
     grammar = _grammar(request.response_format)
     if grammar is not None and request.tools:
         raise Unsupported("TGI takes tools or a response_format, not both")
-    body = openai.streamed(openai.chat(request, openai.Dialect(max_tokens, lambda _: {})))
+    body = openai.chat(request, openai.Dialect(max_tokens, lambda _: {}))
     body |= {"model": MODEL, "messages": [*_messages(body["messages"])]}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
     if grammar is not None:
         body["response_format"] = grammar
     if body.pop("repetition_penalty", 1.0) != 1.0:
