@@ -6,12 +6,11 @@ processes that host providers: it accepts what the gateway has routed, and keeps
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 import grpc

@@ -44,8 +44,8 @@ class TGIConfig(Frozen):
     url: Annotated[Url, AfterValidator(_root)]
     """The root of the server, for example http://localhost:8080."""
     model: ResourceName | None = None
-    """The name of its model where the server knows it as a local path (/data/model), which cannot be registered. A server
-    that knows a name serves nothing under another.
+    """The name of its model where the server knows it as a local path (/data/model), which cannot be registered. A
+    server that knows a name serves nothing under another.
     """
     api_token: OwnKey = None
     """What `text-generation-launcher --api-key` was given, or the token of the endpoint it runs at. One of a caller, in

@@ -349,11 +349,11 @@ class Detached(Http):
     tasks: list[asyncio.Task[None]]
 
     @asynccontextmanager
-    async def _posted(self, path: str, body: Any, key: str | None) -> AsyncGenerator[Any]:
+    async def _answer(self, *request: Any, **options: Any) -> AsyncGenerator[Any]:
         opened = asyncio.get_running_loop().create_future()
 
         async def hold() -> None:
-            async with Http._posted(self, path, body, key) as response:
+            async with Http._answer(self, *request, **options) as response:
                 opened.set_result(response)
                 await asyncio.Event().wait()
 
