@@ -60,14 +60,16 @@ def chat(answer: Json, where: str) -> pb.ChatCompletionResponse:
 
 
 def embeddings(answer: Json, count: int, where: str) -> pb.EmbeddingsResponse:
-    """What /embeddings answered for `count` texts."""
+    """What /embeddings answered for `count` texts. Who does not say what was used (Together, for some models) leaves it
+    unknown: 0.
+    """
     with sensible(where):
         vectors = sorted(answer["data"], key=lambda item: item["index"])
         if [item["index"] for item in vectors] != list(range(count)):
             raise Internal(f"{where} answered {count} texts with {len(vectors)} embeddings")
         return pb.EmbeddingsResponse(
             embeddings=[pb.Embedding(values=item["embedding"]) for item in vectors],
-            usage=pb.Usage(prompt_tokens=answer["usage"]["prompt_tokens"]),
+            usage=pb.Usage(prompt_tokens=(answer.get("usage") or {"prompt_tokens": 0})["prompt_tokens"]),
         )
 
 
@@ -82,6 +84,15 @@ def stop_reason(finish_reason: str, where: str, *, called: bool = False) -> Stop
 def usage(counted: Json) -> pb.Usage:
     """What the server counted."""
     return pb.Usage(prompt_tokens=counted["prompt_tokens"], completion_tokens=counted.get("completion_tokens") or 0)
+
+
+def streamed_logprobs(choice: Json, text: str) -> Sequence[pb.TokenLogProbs]:
+    """Those of an event that has some. Together's are a number: `text` is the one token."""
+    found = choice["logprobs"]
+    if not isinstance(found, float | int):
+        return logprobs(found)
+    likeliest: Json = choice.get("top_logprobs") or {}
+    return [pb.TokenLogProbs(logprobs_by_token={**likeliest, text: found})] if text else ()
 
 
 def logprobs(found: Json | None) -> Sequence[pb.TokenLogProbs]:

@@ -86,7 +86,7 @@ class OpenAICompatible:
 
     async def _stream(self, path: str, asked: Body, fold: Fold[Chunk]) -> AsyncGenerator[Chunk]:
         reading = Reading(EventDecoder(), fold, self._failure)
-        return await stream(self._transport, path, body.streamed(asked), self.key(), reading)
+        return await stream(self._transport, path, body.streamed(asked, self._dialect), self.key(), reading)
 
     def _failure(self, event: Body, key: str | None) -> MeshError:
         """The meaning of an error event. Its `code` is the status the server would have answered with."""

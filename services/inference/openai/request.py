@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.inference import images, texts, tools
@@ -30,10 +30,29 @@ class Dialect:
     """For requests that set none. None: up to the context."""
     grammar: Callable[[str], Mapping[str, Any]]
     """The parameters that make the text follow a grammar. Raises Unsupported where there are none."""
+    chat_logprobs: Callable[[int], Mapping[str, Any]] = lambda top: {"logprobs": True, "top_logprobs": top}
+    """The parameters that ask for the probabilities of a chat's tokens, and of so many of the likeliest."""
+    least_logprobs: int = 0
+    """The fewest of the likeliest tokens to ask for, where 0 would mean no probabilities at all."""
+    without_limit: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The parameters of a chat that sets no `max_tokens`, where leaving it out would mean one."""
+    usage_unasked: bool = False
+    """Streams end with what was used without being asked, and asking would be refused."""
+    formatted_completions: bool = True
+    """/completions takes a response format, too."""
+    most_stops: int | None = None
+    """Stop sequences of a request. None: as many as anybody may send."""
+    most_logprobs: int | None = None
+    """The likeliest tokens at a position, likewise."""
+    most_images: int | None = None
+    """Pictures of a request, likewise."""
 
 
 def completion(request: pb.CompletionRequest, dialect: Dialect) -> Body:
     """The body for /completions."""
+    _check_limits(request, dialect)
+    if not dialect.formatted_completions and request.HasField("response_format"):
+        raise Unsupported("this backend gives a format to chats only, not to completions of plain text")
     body: Body = {
         "model": request.model_id,
         "prompt": _text_only(request.content, "text completion"),
@@ -42,15 +61,19 @@ def completion(request: pb.CompletionRequest, dialect: Dialect) -> Body:
         **_format(request, dialect),
     }
     if request.HasField("logprobs"):
-        body["logprobs"] = request.logprobs.top_k
+        body["logprobs"] = max(request.logprobs.top_k, dialect.least_logprobs)
     return body
 
 
 def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
     """The body for /chat/completions."""
+    _check_limits(request, dialect)
+    messages = [_message(message) for message in request.messages]
+    _check_limit("images", sum(map(_images, messages)), dialect.most_images)
     body: Body = {
         "model": request.model_id,
-        "messages": [_message(message) for message in request.messages],
+        "messages": messages,
+        **dialect.without_limit,
         **_sampling(request.sampling_params, dialect),
         **_format(request, dialect),
     }
@@ -58,7 +81,7 @@ def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
         body["tools"] = [_tool(tool) for tool in request.tools]
         body["tool_choice"] = _tool_choice(request)
     if request.HasField("logprobs"):
-        body |= {"logprobs": True, "top_logprobs": request.logprobs.top_k}
+        body |= dialect.chat_logprobs(max(request.logprobs.top_k, dialect.least_logprobs))
     return body
 
 
@@ -71,9 +94,20 @@ def embeddings(request: pb.EmbeddingsRequest) -> Body:
     }
 
 
-def streamed(body: Body) -> Body:
+def streamed(body: Body, dialect: Dialect) -> Body:
     """The same request, answered as a stream that ends with what was used."""
-    return {**body, "stream": True, "stream_options": {"include_usage": True}}
+    options = {} if dialect.usage_unasked else {"stream_options": {"include_usage": True}}
+    return {**body, "stream": True, **options}
+
+
+def _check_limits(request: pb.CompletionRequest | pb.ChatCompletionRequest, dialect: Dialect) -> None:
+    _check_limit("stop sequences", len(request.sampling_params.stop), dialect.most_stops)
+    _check_limit("of the likeliest tokens (logprobs.top_k)", request.logprobs.top_k, dialect.most_logprobs)
+
+
+def _check_limit(what: str, wanted: int, most: int | None) -> None:
+    if most is not None and wanted > most:
+        raise Unsupported(f"this backend takes at most {most} {what}, these are {wanted}")
 
 
 def _sampling(params: pb.SamplingParams, dialect: Dialect) -> Body:
@@ -178,6 +212,11 @@ def _part(item: content_pb2.ContentItem) -> Body:
     if item.HasField("image"):
         return {"type": "image_url", "image_url": {"url": _image_url(item.image)}}
     return {"type": "text", "text": item.text}
+
+
+def _images(message: Body) -> int:
+    content: Any = message["content"]
+    return 0 if content is None or isinstance(content, str) else sum(part["type"] == "image_url" for part in content)
 
 
 def _image_url(image: content_pb2.Image) -> str:

@@ -75,8 +75,8 @@ class CompletionFold:
             if text := choice.get("text"):
                 said.append(text)
                 self._ending.counted += 1
-            if found := choice.get("logprobs"):
-                self._logprobs += answer.logprobs(found)
+            if choice.get("logprobs") is not None:
+                self._logprobs += answer.streamed_logprobs(choice, text or "")
         if not said:
             return ()
         logprobs, self._logprobs = self._logprobs, []
@@ -115,8 +115,8 @@ class ChatFold:
                     found += map(chunks.called, self._calls.flush())
                 self._said.append(text)
                 self._ending.counted += 1
-            if logprobs := choice.get("logprobs"):
-                self._logprobs += answer.logprobs(logprobs)
+            if choice.get("logprobs") is not None:
+                self._logprobs += answer.streamed_logprobs(choice, text or "")
             if pieces := delta.get("tool_calls"):
                 found += self._spoken()
                 for piece in pieces:

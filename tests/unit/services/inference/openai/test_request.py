@@ -16,9 +16,13 @@ DIALECT = body.Dialect(max_tokens=None, grammar=lambda grammar: {"guide": gramma
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 
 
-def chat(dialect: body.Dialect = DIALECT, **fields: Any) -> dict[str, Any]:
+def chat(to: body.Dialect = DIALECT, **fields: Any) -> dict[str, Any]:
     request: dict[str, Any] = {"model_id": "m", "messages": [user("hi")], **fields}
-    return body.chat(json_format.ParseDict(request, pb.ChatCompletionRequest()), dialect)
+    return body.chat(json_format.ParseDict(request, pb.ChatCompletionRequest()), to)
+
+
+def dialect(max_tokens: int | None = None, **more: Any) -> body.Dialect:
+    return body.Dialect(max_tokens, DIALECT.grammar, **more)
 
 
 def user(*items: Any, **more: Any) -> dict[str, Any]:
@@ -128,9 +132,8 @@ def test_sampling(params: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def test_the_configured_max_tokens_is_taken_when_none_is_asked_for() -> None:
-    dialect = body.Dialect(max_tokens=64, grammar=DIALECT.grammar)
-    assert chat(dialect)["max_tokens"] == 64
-    assert chat(dialect, sampling_params={"max_tokens": 5})["max_tokens"] == 5
+    assert chat(dialect(64))["max_tokens"] == 64
+    assert chat(dialect(64), sampling_params={"max_tokens": 5})["max_tokens"] == 5
 
 
 def test_a_schema_keeps_its_whole_numbers() -> None:
@@ -173,4 +176,66 @@ def test_only_chats_see() -> None:
 
 
 def test_a_stream_asks_for_its_usage() -> None:
-    assert body.streamed({"model": "m"}) == {"model": "m", "stream": True, "stream_options": {"include_usage": True}}
+    streamed = {"model": "m", "stream": True}
+    assert body.streamed({"model": "m"}, DIALECT) == {**streamed, "stream_options": {"include_usage": True}}
+    assert body.streamed({"model": "m"}, dialect(usage_unasked=True)) == streamed
+
+
+# What some servers do in their own ways
+
+
+def test_probabilities_may_be_asked_for_in_another_way() -> None:
+    by_number = dialect(chat_logprobs=lambda top: {"logprobs": top}, least_logprobs=1)
+    assert [chat(by_number, logprobs={"top_k": top})["logprobs"] for top in (0, 1, 3)] == [1, 1, 3]
+    assert "top_logprobs" not in chat(by_number, logprobs={})
+    assert "logprobs" not in chat(by_number)
+    request = pb.CompletionRequest(model_id="m", content=texts.content("x"), logprobs=pb.LogProbConfig())
+    assert body.completion(request, by_number)["logprobs"] == 1
+
+
+def test_a_chat_without_a_limit_may_have_to_say_so() -> None:
+    without = dialect(without_limit={"max_tokens": None})
+    assert chat(without)["max_tokens"] is None
+    assert chat(without, sampling_params={"max_tokens": 5})["max_tokens"] == 5
+    assert chat(dialect(64, without_limit={"max_tokens": None}))["max_tokens"] == 64
+
+
+@pytest.mark.parametrize("response_format", [{"json_schema": {"type": "object"}}, {"grammar": "root ::= x"}])
+def test_a_format_may_be_for_chats_only(response_format: dict[str, Any]) -> None:
+    request = pb.CompletionRequest(model_id="m", content=texts.content("x"))
+    json_format.ParseDict(response_format, request.response_format)
+    plain = pb.CompletionRequest(model_id="m", content=texts.content("x"))
+    body.completion(request, DIALECT)
+    body.completion(plain, dialect(formatted_completions=False))
+    with pytest.raises(Unsupported, match="chats only"):
+        body.completion(request, dialect(formatted_completions=False))
+
+
+@pytest.mark.parametrize(
+    ("limits", "fits", "over", "problem"),
+    [
+        ({"most_stops": 2}, {"sampling_params": {"stop": ["a", "b"]}},
+         {"sampling_params": {"stop": ["a", "b", "c"]}}, "at most 2 stop sequences, these are 3"),
+        ({"most_logprobs": 5}, {"logprobs": {"top_k": 5}},
+         {"logprobs": {"top_k": 6}}, "at most 5 of the likeliest tokens .*, these are 6"),
+        ({"most_images": 1}, {"messages": [user({"uri": "https://x/1"})]},
+         {"messages": [user({"uri": "https://x/1"}), user("and", context=said({"uri": "https://x/2"}))]},
+         "at most 1 images, these are 2"),
+    ],
+)  # fmt: skip
+def test_there_may_be_limits(limits: dict[str, int], fits: dict[str, Any], over: dict[str, Any], problem: str) -> None:
+    chat(dialect(**limits), **fits)
+    chat(DIALECT, **over)
+    with pytest.raises(Unsupported, match=problem):
+        chat(dialect(**limits), **over)
+
+
+@pytest.mark.parametrize(
+    "over", [{"sampling_params": {"stop": ["a", "b", "c"]}}, {"logprobs": {"top_k": 6}}], ids=["stops", "logprobs"]
+)
+def test_the_limits_hold_for_completions_too(over: dict[str, Any]) -> None:
+    request = pb.CompletionRequest(model_id="m", content=texts.content("x"))
+    json_format.ParseDict(over, request)
+    body.completion(request, DIALECT)
+    with pytest.raises(Unsupported, match="at most"):
+        body.completion(request, dialect(most_stops=2, most_logprobs=5))

@@ -174,6 +174,31 @@ def test_logprobs_in_the_older_form() -> None:
     assert (last.stop_reason, last.usage.completion_tokens) == (Reason.STOP_REASON_OUT_OF_TOKENS, 2)
 
 
+def test_logprobs_of_one_token_as_a_number() -> None:
+    """Together's streams. 0.0 is certainty, and a probability."""
+
+    def choice(text: str, **more: Any) -> dict[str, Any]:
+        return {"index": 0, "text": text, "delta": {"content": text}, "finish_reason": None, **more}
+
+    said = [choice("", logprobs=None), choice("a", logprobs=0.0), choice("b", logprobs=-2, top_logprobs={"z": -0.5})]
+    last = {"choices": [choice("", logprobs=None, finish_reason="stop")]}
+    told = [{"choices": [one]} for one in said]
+    (spoken,) = events(ChatFold("h:1"), [*told, last])
+    (written,) = CompletionFold("h:1").feed([*told, last])
+    for entries in (spoken.logprobs, written.logprobs):
+        assert [dict(entry.logprobs_by_token) for entry in entries] == [{"a": 0.0}, {"z": -0.5, "b": -2.0}]
+
+
+def test_logprobs_of_a_chat_in_the_older_form() -> None:
+    """Together's whole answers, and those of some models of Fireworks."""
+    choice = {"message": {"content": "ab"}, "finish_reason": "stop"}
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "token_ids": [1, 2], "top_logprobs": None}
+    whole = chat({"choices": [{**choice, "logprobs": logprobs}], "usage": {"prompt_tokens": 1}}, "h:1")
+    assert [dict(entry.logprobs_by_token) for entry in whole.logprobs] == [{"a": -1.0}, {"b": -2.0}]
+    with pytest.raises(Internal):
+        chat({"choices": [{**choice, "logprobs": {**logprobs, "tokens": ["a"]}}], "usage": {"prompt_tokens": 1}}, "h")
+
+
 @pytest.mark.parametrize(
     "answered", [None, [], {}, {"choices": []}, {"choices": [{"message": None}]}, {"choices": [{}], "usage": {}}]
 )
@@ -196,3 +221,9 @@ def test_embeddings_are_put_in_order() -> None:
     made = embeddings({"data": data, "usage": {"prompt_tokens": 7}}, 2, "h:1")
     assert [list(item.values) for item in made.embeddings] == [[1.0], [2.0]]
     assert made.usage == pb.Usage(prompt_tokens=7)
+
+
+@pytest.mark.parametrize("unsaid", [{}, {"usage": None}])
+def test_embeddings_need_not_say_what_was_used(unsaid: dict[str, Any]) -> None:
+    made = embeddings({"data": [{"index": 0, "embedding": [1.0]}], **unsaid}, 1, "h:1")
+    assert made.usage == pb.Usage()
