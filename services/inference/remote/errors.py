@@ -1,7 +1,8 @@
 """What a backend means by its errors.
 
 The forms of its body: `{"error": {"message": ...}}` (OpenAI, vLLM, llama.cpp), `{"message": ...}` (vLLM before 0.10),
-`{"detail": ...}` (FastAPI). A backend's text is passed on clipped, without anything that looks like a key.
+`{"detail": ...}` (FastAPI), `{"error": "in short", "message": ...}` (Fireworks). A backend's text is passed on clipped,
+without anything that looks like a key.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ _RETRY_LIMIT: Final = 86400.0
 
 _BY_STATUS: Final[Mapping[int, type[MeshError]]] = {
     401: BackendUnauthenticated,
+    402: BackendPermissionDenied,  # the account has to be paid for
     403: BackendPermissionDenied,
     405: Unsupported,
     408: Timeout,
+    412: NotServing,  # Fireworks: the account is suspended, or the model could not be loaded
     501: Unsupported,
     502: BackendUnreachable,
     503: BackendUnreachable,
@@ -102,7 +105,7 @@ def _error(body: Any) -> Mapping[str, Any]:
         return {}
     whole = cast("dict[str, Any]", body)
     inner: Any = whole.get("error", whole)
-    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"message": inner}
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"message": inner, **whole}
 
 
 def _text(error: Mapping[str, Any]) -> str:
@@ -124,13 +127,23 @@ def _names_model(error: Mapping[str, Any]) -> bool:
     return error.get("param") == "model" or error.get("code") == "model_not_found" or "model" in _text(error).lower()
 
 
-_CONTEXT: Final = re.compile(r"maximum context length is (\d+) tokens|context size \((\d+) tokens\)")
+# OpenAI's and vLLM's words (which vLLM changed often), llama.cpp's, Fireworks', and Together's.
+_CONTEXT: Final = re.compile(
+    r"maximum context length is (\d+) tokens"
+    r"|context length is only (\d+) tokens"
+    r"|context size \((\d+) tokens\)"
+    r"|maximum context length: (\d+)"
+    r"|`max_new_tokens` must be <= (\d+)"
+)
 _PROMPT: Final = re.compile(
     r"(?:contains|has)(?: at least)? (\d+) input tokens"
+    r"|[Yy]ou passed (\d+) input tokens"
     r"|\((\d+) in the (?:messages|prompt)"
     r"|resulted in (\d+) tokens"
-    r"|requested (\d+) tokens in the input"
+    r"|requested (\d+) tokens in the (?:input|messages)"
     r"|request \((\d+) tokens\)"
+    r"|prompt is too long: (\d+)"
+    r"|Given: (\d+) `inputs` tokens"
 )
 
 
@@ -138,7 +151,7 @@ def _over_context(error: Mapping[str, Any]) -> ContextExceeded | None:
     """ContextExceeded if the prompt alone is too long; a `max_tokens` that is too large is the backend's to explain."""
     prompt, context = error.get("n_prompt_tokens"), error.get("n_ctx")  # llama.cpp
     if not isinstance(prompt, int) or not isinstance(context, int):
-        prompt, context = _number(_PROMPT, _text(error)), _number(_CONTEXT, _text(error))  # vLLM, OpenAI
+        prompt, context = _number(_PROMPT, _text(error)), _number(_CONTEXT, _text(error))
     if prompt is None or context is None or prompt < context:
         return None
     return ContextExceeded(prompt, context)

@@ -18,10 +18,12 @@ KEY = "sk-live-0123456789abcdef"
         (307, errors.BackendUnreachable),
         (400, errors.BackendRejected),
         (401, errors.BackendUnauthenticated),
+        (402, errors.BackendPermissionDenied),
         (403, errors.BackendPermissionDenied),
         (404, errors.Unsupported),
         (405, errors.Unsupported),
         (408, errors.Timeout),
+        (412, errors.NotServing),
         (413, errors.BackendRejected),
         (422, errors.BackendRejected),
         (429, errors.RateLimited),
@@ -56,6 +58,7 @@ def test_a_model_the_backend_does_not_know_is_not_serving(error: object) -> None
     [
         ({"error": {"message": "one"}}, ": one"),
         ({"error": "two"}, ": two"),
+        ({"error": "RATE_LIMIT_EXCEEDED", "message": "two and a half"}, ": two and a half"),
         ({"object": "error", "message": "three", "code": 400}, ": three"),
         ({"detail": "four"}, ": four"),
         ({"detail": [{"loc": ["body"], "msg": "five"}]}, ": [{'loc': ['body'], 'msg': 'five'}]"),
@@ -118,6 +121,15 @@ def test_a_key_without_a_known_form_is_removed_too() -> None:
          "tokens."},
         {"message": "This model's maximum context length is 1024 tokens. However, you requested 3031 tokens in the "
          "input for embedding generation."},
+        {"message": "You passed 3031 input tokens and requested 0 output tokens. However, the model's context length "
+         "is only 1024 tokens, resulting in a maximum input length of 1024 tokens."},
+        {"message": "This model's maximum context length is 1024 tokens. However, you requested 3031 tokens in the "
+         "messages, Please reduce the length of the messages."},
+        # Fireworks
+        {"message": "The prompt is too long: 3031, model maximum context length: 1024"},
+        # Together
+        {"message": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 1024. Given: 3031 `inputs` "
+         "tokens and 1 `max_new_tokens`"},
     ],
 )  # fmt: skip
 def test_a_prompt_over_the_context_has_both_numbers(body: object) -> None:
@@ -126,14 +138,36 @@ def test_a_prompt_over_the_context_has_both_numbers(body: object) -> None:
     assert error.metadata == {"prompt_tokens": "3031", "context_tokens": "1024"}
 
 
-def test_a_prompt_that_fits_is_not_blamed_for_max_tokens() -> None:
-    text = (
-        "This model's maximum context length is 2048 tokens. However, you requested 2045 output tokens and your "
-        "prompt contains at least 8 input tokens, for a total of at least 2053 tokens."
-    )
-    error = meaning("h:1", 400, {"error": {"message": text}})
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (
+            400,
+            (
+                "This model's maximum context length is 2048 tokens. However, you requested 2045 output tokens and "
+                "your prompt contains at least 8 input tokens, for a total of at least 2053 tokens."
+            ),
+        ),
+        (
+            400,
+            (
+                "You passed 8 input tokens and requested 2045 output tokens. However, the model's context length is "
+                "only 2048 tokens, resulting in a maximum input length of 3 tokens."
+            ),
+        ),
+        (
+            422,
+            (
+                "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 8 `inputs` tokens "
+                "and 2045 `max_new_tokens`"
+            ),
+        ),
+    ],
+)
+def test_a_prompt_that_fits_is_not_blamed_for_max_tokens(status: int, text: str) -> None:
+    error = meaning("h:1", status, {"error": {"message": text}})
     assert type(error) is errors.BackendRejected
-    assert "2045 output tokens" in error.message
+    assert "2045" in error.message
 
 
 @pytest.mark.parametrize(
