@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -13,11 +13,12 @@ import pytest
 from services.inference import texts
 from services.inference.providers import KINDS
 from services.inference.providers.ollama import Ollama, OllamaConfig
-from stackmesh import calls, errors
+from stackmesh import errors
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, ProviderConfig, validate
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import open_providers
+from tests.calling import calling
 from tests.fakes.http_server import CUT, HANG_UP, STALL, Piece, Reply, whole
 from tests.fakes.ollama_server import OllamaServer
 from tests.fakes.ollama_words import DONE, MODEL, USED, line, said
@@ -43,16 +44,6 @@ async def provider(server: OllamaServer) -> AsyncGenerator[Ollama]:
     config = OllamaConfig.model_validate({"url": server.url, "api_key": OURS, "read_timeout": 5, "max_connections": 4})
     async with Ollama(config) as provider:
         yield provider
-
-
-@contextmanager
-def calling(provider_data: str | None) -> Generator[None]:
-    call = calls.Call("ollama", MODEL, "m", "r1", "", provider_data)
-    token = calls.enter(call)
-    try:
-        yield
-    finally:
-        calls.leave(token)
 
 
 async def told(provider: Ollama) -> list[pb.ChatCompletionEvent]:

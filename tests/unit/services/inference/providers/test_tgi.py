@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from services.inference import texts
 from services.inference.providers import KINDS
 from services.inference.providers.tgi import TGI, TGIConfig
 from services.inference.tgi.events import Chat, Generate
-from stackmesh import calls
 from stackmesh.common.v1.content_pb2 import StopReason
 from stackmesh.config import ConfigError, ProviderConfig, validate
 from stackmesh.errors import (
@@ -33,6 +32,7 @@ from stackmesh.errors import (
 )
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted, open_providers
+from tests.calling import calling
 from tests.contracts.inference_provider.subject import tool, user
 from tests.fakes.http_server import CUT, STALL, Received, Reply, failing, streaming, whole
 from tests.fakes.openai_model import DONE, data
@@ -68,16 +68,6 @@ async def server() -> AsyncGenerator[TGIServer]:
 async def provider(server: TGIServer) -> AsyncGenerator[TGI]:
     async with opened(server, api_token=OURS) as provider:
         yield provider
-
-
-@contextmanager
-def calling(provider_data: str | None) -> Generator[None]:
-    call = calls.Call("tgi", LLAMA, "m", "r1", "", provider_data)
-    token = calls.enter(call)
-    try:
-        yield
-    finally:
-        calls.leave(token)
 
 
 def asked(server: TGIServer) -> list[Received]:

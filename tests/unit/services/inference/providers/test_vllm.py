@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -13,12 +12,12 @@ import pytest
 from services.inference import texts
 from services.inference.providers import KINDS
 from services.inference.providers.vllm import VLLM, VLLMConfig
-from stackmesh import calls
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, ProviderConfig, validate
 from stackmesh.errors import BackendUnauthenticated, InvalidProviderData, NotHosted
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted, open_providers
+from tests.calling import calling
 from tests.fakes.openai_server import OpenAIServer
 
 OURS = "sk-server-0123456789"
@@ -39,16 +38,6 @@ async def server() -> AsyncGenerator[OpenAIServer]:
 async def provider(server: OpenAIServer) -> AsyncGenerator[VLLM]:
     async with VLLM(VLLMConfig(url=server.url, api_token=OURS, max_tokens=77)) as provider:  # pyright: ignore[reportArgumentType] -- pydantic makes a secret of it
         yield provider
-
-
-@contextmanager
-def calling(provider_data: str | None) -> Generator[None]:
-    call = calls.Call("vllm", "fake-model", "m", "r1", "", provider_data)
-    token = calls.enter(call)
-    try:
-        yield
-    finally:
-        calls.leave(token)
 
 
 async def key_sent(provider: VLLM, server: OpenAIServer, provider_data: str | None) -> str | None:
