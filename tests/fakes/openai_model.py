@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set as AbstractSet
 from typing import Any, ClassVar, Self
 
 from tests.fakes.documented import Documented
@@ -60,6 +60,8 @@ class OpenAIDialectServer(HttpServer):
         "/embeddings": EMBEDDINGS,
     }
     """The parameters it knows, by path; no others are taken. A path that is not there takes all."""
+    usage_unasked: ClassVar[bool] = False
+    """Whether the last event of a stream has the usage, instead of one after it, for who asks."""
 
     def __init__(self, *models: str, key: str | None = None, port: int = 0, model: ToyModel | None = None) -> None:
         super().__init__(port=port)
@@ -67,7 +69,7 @@ class OpenAIDialectServer(HttpServer):
         self.key = key
         """What it wants as a bearer token."""
         self.listing: Reply | None = None
-        """What it answers to GET /models instead of `models`."""
+        """What it answers to GET /models instead of `models`, whatever the key."""
         self.model = model or ToyModel()
         self.asked: list[Asked] = []
         self.documented = Documented.of(self.vendor)
@@ -78,11 +80,19 @@ class OpenAIDialectServer(HttpServer):
         return self
 
     def answer(self, request: Received) -> Reply:
-        if not self.lets_in(request.headers.get("authorization", "").removeprefix("Bearer ")):
-            return self.refusal(401)
-        if request.path == f"{self.prefix}/models":
-            return self.listing or whole(self.listed())
+        listing = request.path == f"{self.prefix}/models"
+        if listing and self.listing is not None:
+            return self.listing
+        if (refused := self.refused_key(request)) is not None:
+            return refused
+        if listing:
+            return whole(self.listed())
         return super().answer(request)
+
+    def refused_key(self, request: Received) -> Reply | None:
+        """What it answers to a credential that it does not take."""
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return None if self.lets_in(key) else self.refusal(401)
 
     def speak(self, request: Received) -> Reply:
         path = request.path.removeprefix(self.prefix)
@@ -131,14 +141,16 @@ class OpenAIDialectServer(HttpServer):
             case Refused():
                 return error.reply
             case TooLong():
-                numbers = {"prompt_tokens": error.prompt_tokens, "context_tokens": error.context_tokens}
-                return self.documented.refusal("too_long", **numbers)
+                return self.too_long(error.prompt_tokens, error.context_tokens)
             case BadGrammar():
                 return self.documented.refusal("bad_grammar")
             case BadSchema():
                 return self.documented.refusal("bad_schema")
             case _:
                 return self.documented.refusal(400, problem=repr(error))
+
+    def too_long(self, prompt_tokens: int, context_tokens: int) -> Reply:
+        return self.documented.refusal("too_long", prompt_tokens=prompt_tokens, context_tokens=context_tokens)
 
     def shape(self, body: Body) -> tuple[Any, str | None]:
         """The JSON schema or the grammar that the text has to follow."""
@@ -153,6 +165,10 @@ class OpenAIDialectServer(HttpServer):
         """How many of the likeliest tokens of a chat are wanted; None: none at all."""
         return (body.get("top_logprobs") or 0) if body.get("logprobs") else None
 
+    def listed_top(self, body: Body) -> int | None:
+        """As `top_logprobs`, of a completion."""
+        return body.get("logprobs")
+
     def chat_logprobs(self, tokens: Sequence[Token], top: int) -> Any:
         """The `logprobs` of a choice of a chat."""
         return {"content": [_entry(token, top) for token in tokens]}
@@ -160,6 +176,26 @@ class OpenAIDialectServer(HttpServer):
     def finish(self, answer: Answer, body: Body) -> str:
         """The finish_reason."""
         return answer.finish
+
+    def chat_piece(
+        self, delta: Body, asked: Asked, *, token: Token | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        """The choice of an event of a chat stream."""
+        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
+        if token is not None and asked.logprobs is not None:
+            choice["logprobs"] = self.chat_logprobs([token], asked.logprobs)
+        return choice
+
+    def completion_piece(
+        self, text: str, asked: Asked, *, token: Token | None = None, finish: str | None = None
+    ) -> dict[str, Any]:
+        """The choice of an event of a stream of /completions."""
+        logprobs = listed_logprobs([token]) if token is not None and asked.logprobs is not None else None
+        return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+    def embedded(self, model: str, tokens: int) -> Body:
+        """What an answer of /embeddings has beside the vectors."""
+        return {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
     # Requests
 
@@ -181,7 +217,8 @@ class OpenAIDialectServer(HttpServer):
         if not isinstance(body["prompt"], str):
             raise TypeError("prompt")
         prompt = [Said("prompt", body["prompt"])]
-        return self._asked(body, messages=prompt, schema=schema, grammar=grammar, logprobs=body.get("logprobs"))
+        logprobs = self.listed_top(body)
+        return self._asked(body, messages=prompt, schema=schema, grammar=grammar, logprobs=logprobs)
 
     def _asked(self, body: Body, **more: Any) -> Asked:
         stop = body.get("stop") or ()
@@ -203,12 +240,13 @@ class OpenAIDialectServer(HttpServer):
         answer = self.model.answer(asked)
         finish = self.finish(answer, body)
         if body.get("stream"):
-            pieces = [
-                *([self._event_of(token, asked)] for token in answer.tokens),
-                *self._call_events(answer.calls),
-                [event(finish_reason=finish)],
+            choices = [
+                self.chat_piece({"role": "assistant", "content": ""}, asked),
+                *(self.chat_piece({"content": token.text}, asked, token=token) for token in answer.tokens),
+                *(self.chat_piece({"tool_calls": [piece]}, asked) for piece in _pieces(answer.calls)),
+                self.chat_piece({}, asked, finish=finish),
             ]
-            return self._streamed(asked, body, answer, [[event({"role": "assistant", "content": ""})], *pieces])
+            return self._streamed(asked, body, answer, "chat.completion.chunk", choices)
         message: dict[str, Any] = {"role": "assistant", "content": answer.text if answer.tokens else None}
         if answer.calls:
             message["tool_calls"] = [_call(n, call) for n, call in enumerate(answer.calls)]
@@ -219,36 +257,37 @@ class OpenAIDialectServer(HttpServer):
     def _completion(self, body: Body) -> Reply:
         asked = self._completion_asked(body)
         answer = self.model.answer(asked)
-
-        def choice(text: str, tokens: Sequence[Token], finish: str | None) -> Body:
-            logprobs = listed_logprobs(tokens) if asked.logprobs is not None and tokens else None
-            return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
-
         finish = self.finish(answer, body)
         if body.get("stream"):
-            choices = [*(choice(token.text, [token], None) for token in answer.tokens), choice("", (), finish)]
-            events = [[data({"object": "text_completion", "choices": [choice]})] for choice in choices]
-            return self._streamed(asked, body, answer, events)
-        choices = [choice(answer.text, answer.tokens, finish)]
-        return self._whole(asked, answer, {"object": "text_completion", "choices": choices})
+            choices = [
+                *(self.completion_piece(token.text, asked, token=token) for token in answer.tokens),
+                self.completion_piece("", asked, finish=finish),
+            ]
+            return self._streamed(asked, body, answer, "text_completion", choices)
+        logprobs = listed_logprobs(answer.tokens) if asked.logprobs is not None else None
+        choice = {"index": 0, "text": answer.text, "logprobs": logprobs, "finish_reason": finish}
+        return self._whole(asked, answer, {"object": "text_completion", "choices": [choice]})
 
     def _embeddings(self, body: Body) -> Reply:
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         vectors = [
             {"object": "embedding", "index": n, "embedding": self.model.embed(text)} for n, text in enumerate(texts)
         ]
-        tokens = sum(map(self.model.count, texts))
-        used = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return whole({"object": "list", "model": body["model"], "data": vectors[::-1], "usage": used})
+        answer = {"object": "list", "model": body["model"], "data": vectors[::-1]}
+        return whole({**answer, **self.embedded(body["model"], sum(map(self.model.count, texts)))})
 
-    def _streamed(self, asked: Asked, body: Body, answer: Answer, events: Sequence[Sequence[bytes]]) -> Reply:
-        """Slowly: each group of events is written as one, a while after the one before."""
+    def _streamed(self, asked: Asked, body: Body, answer: Answer, kind: str, choices: Sequence[Body]) -> Reply:
+        """Slowly: an event a choice, each a while after the one before."""
         between = self.model.seconds_between_tokens(asked)
+        frame = {"id": "cmpl-1", "object": kind, "created": 1, "model": asked.model}
+        events: list[dict[str, Any]] = [{**frame, "choices": [choice]} for choice in choices]
+        if self.usage_unasked:
+            events[-1]["usage"] = usage(answer)
+        elif (body.get("stream_options") or {}).get("include_usage"):
+            events.append({**frame, "choices": [], "usage": usage(answer)})
         pieces: list[Piece] = [self.model.seconds_to_read(asked)]
-        for group in events:
-            pieces += [*group, between]
-        if (body.get("stream_options") or {}).get("include_usage"):
-            pieces.append(data({"object": "chat.completion.chunk", "choices": [], "usage": usage(answer)}))
+        for each in events:
+            pieces += [data(each), between]
         return streaming(*pieces, DONE)
 
     def _whole(self, asked: Asked, answer: Answer, payload: Body) -> Reply:
@@ -256,23 +295,6 @@ class OpenAIDialectServer(HttpServer):
         seconds = self.model.seconds_to_read(asked) + len(answer.tokens) * self.model.seconds_between_tokens(asked)
         reply = whole({"id": "cmpl-1", "created": 1, "model": asked.model, **payload, "usage": usage(answer)})
         return Reply([seconds, *reply.pieces], headers=reply.headers)
-
-    def _event_of(self, token: Token, asked: Asked) -> bytes:
-        logprobs = {"logprobs": self.chat_logprobs([token], asked.logprobs)} if asked.logprobs is not None else {}
-        return event({"content": token.text}, **logprobs)
-
-    def _call_events(self, calls: Sequence[Call]) -> Sequence[Sequence[bytes]]:
-        """Each call: its name, then its arguments in pieces."""
-        groups: list[Sequence[bytes]] = []
-        for n, call in enumerate(calls):
-            whole_call = _call(n, call)
-            arguments = whole_call["function"]["arguments"]
-            opening = {**whole_call, "function": {"name": call.name, "arguments": ""}}
-            groups.append([event({"tool_calls": [opening]})])
-            for at in range(0, len(arguments), 6):
-                piece = {"index": n, "function": {"arguments": arguments[at : at + 6]}}
-                groups.append([event({"tool_calls": [piece]})])
-        return groups
 
 
 def usage(answer: Answer) -> Body:
@@ -345,3 +367,13 @@ def _call(index: int, call: Call) -> dict[str, Any]:
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
     }
+
+
+def _pieces(calls: Sequence[Call]) -> Iterator[Body]:
+    """Each call: its name, then its arguments in pieces."""
+    for n, call in enumerate(calls):
+        made = _call(n, call)
+        arguments = made["function"]["arguments"]
+        yield {**made, "function": {"name": call.name, "arguments": ""}}
+        for at in range(0, len(arguments), 6):
+            yield {"index": n, "function": {"arguments": arguments[at : at + 6]}}
