@@ -138,17 +138,8 @@ class Http:
         self, method: str, path: str, key: str | None, silence: float, payload: bytes | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """An answer whose status is 200, or the error it is. `silence` is how many seconds of it are borne."""
-        headers = {"Content-Type": "application/json"}
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
         try:
-            response = await self._send(
-                method,
-                self.endpoint.url + path,
-                headers=headers,
-                data=payload,
-                timeout=aiohttp.ClientTimeout(connect=self.endpoint.connect_timeout, sock_read=silence),
-            )
+            response = await self.send(method, path, key, silence, payload)
             try:
                 if response.status != 200:
                     raise await self._refusal(response, key)
@@ -158,14 +149,28 @@ class Http:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(error, silence) from None
 
-    async def _send(self, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+    async def send(
+        self, method: str, path: str, key: str | None, silence: float, payload: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """The request, and its answer, whatever its status. Raises aiohttp's errors."""
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        return await self.carry(method, self.endpoint.url + path, headers, silence, payload)
+
+    async def carry(
+        self, method: str, url: str, headers: Mapping[str, str], silence: float, payload: bytes | None
+    ) -> aiohttp.ClientResponse:
         """Send, and once more if a connection that had been used before was closed instead of answered.
 
         llama.cpp, for one, closes after every stream without having said so. Should the server have read the request
         after all, nothing is lost by its doing it twice.
         """
         attempt = _Attempt()
-        send = partial(self._session.request, method, url, allow_redirects=False, **options)
+        timeout = aiohttp.ClientTimeout(connect=self.endpoint.connect_timeout, sock_read=silence)
+        send = partial(
+            self._session.request, method, url, headers=headers, data=payload, timeout=timeout, allow_redirects=False
+        )
         try:
             return await send(trace_request_ctx=attempt)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
