@@ -38,6 +38,11 @@ class ModelLookup:
             for alias in model.aliases:
                 self._by_alias.setdefault(alias, set()).add(model.id)
 
+    @property
+    def ids(self) -> Collection[str]:
+        """Those of all of them."""
+        return self._ids
+
     def resolve(self, name: str, served: Collection[str] | None, where: str) -> str:
         """The id that `name` means among `served`, which may hold ids that are not listed. None: all that are listed.
 

@@ -18,12 +18,14 @@ from stackmesh.errors import (
     ContextExceeded,
     DeadlineExceeded,
     InvalidField,
+    NotHosted,
     NotServing,
     QueueFull,
     ResourceNotFound,
     Unsupported,
 )
 from stackmesh.inference.v1.inference_service_pb2 import ChatCompletionEventType, SamplingParams
+from tests.fakes.fireworks_server import FireworksServer
 from tests.fakes.http_server import STALL, streaming
 from tests.fakes.mesh import all_serving, mesh_config, running_mesh
 from tests.fakes.openai_model import event
@@ -134,6 +136,32 @@ async def test_a_callers_key_reaches_its_backend_and_nothing_else(tmp_path, back
         assert sent == ["Bearer sk-of-mallory", "Bearer sk-of-alice"]
     assert "sk-of" not in caplog.text
     assert b"sk-of" not in (tmp_path / "registry.db").read_bytes()
+
+
+async def test_callers_bring_their_keys_to_a_vendor(tmp_path, caplog):
+    """Its list is not for those without a key: what is registered is served all the same."""
+    async with FireworksServer(
+        "accounts/fireworks/models/llama-v3p1-8b-instruct", "accounts/alice/models/own"
+    ) as vendor:
+        provider = {"provider_id": "f", "provider_type": "remote::fireworks", "config": {"url": vendor.root}}
+        config = mesh_config(tmp_path, [provider], [{"model_id": "llama", "provider_model_id": "Llama3.1-8B-Instruct"}])
+        vendor.key = "fw-of-alice"
+        async with running_mesh(config, serving=["llama"]) as client:
+            await client.models.register("own", provider_model_id="accounts/alice/models/own")
+            await until(lambda: all_serving(client, ["own"]), 30)
+            with pytest.raises(NotHosted, match="accounts/fireworks/models/llama-v3p1-8b-instruct"):
+                await client.models.register("slip", provider_model_id="fireworks/llama-v3p1-8b-instruc")
+            with pytest.raises(BackendUnauthenticated, match=r"fireworks_api_key.*provider data.*`api_key`"):
+                await client.inference.chat_completion(model_id="llama", messages=[user("hi")])
+            assert vendor.received("/inference/v1/chat/completions") == []
+            alice = client.with_options(provider_data={"fireworks_api_key": "fw-of-alice"})
+            for model in ("llama", "own"):
+                assert (
+                    await alice.inference.chat_completion(model_id=model, messages=[user("hi")])
+                ).usage.prompt_tokens
+        assert {request.headers.get("authorization") for request in vendor.requests} == {None, "Bearer fw-of-alice"}
+    assert "fw-of" not in caplog.text
+    assert b"fw-of" not in (tmp_path / "registry.db").read_bytes()
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])

@@ -37,7 +37,7 @@ def test_every_table_that_is_there_can_be_read():
     ("vendor", "own"),
     [
         ("ollama", "llama3.1:70b-instruct-fp16"),
-        ("fireworks", "fireworks/llama-v3p1-70b-instruct"),
+        ("fireworks", "accounts/fireworks/models/llama-v3p1-70b-instruct"),
         ("together", "meta-llama/Meta-Llama-3.1-70B-Instruct-Turbo"),
         ("bedrock", "meta.llama3-1-70b-instruct-v1:0"),
         ("databricks", "databricks-meta-llama-3-1-70b-instruct"),
