@@ -12,10 +12,12 @@ import yaml
 
 import gateway.server
 import registry_service.server
-import services.inference.server
+from services.inference.server import INFERENCE
+from stackmesh import service
 from stackmesh.client import Client
 from stackmesh.config import Config, parse
 from stackmesh.registry.v1.resources_pb2 import ServingState
+from stackmesh.service import Service
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -41,12 +43,14 @@ def mesh_config(
 
 
 @asynccontextmanager
-async def running_mesh(config: Config, *, serving: Sequence[str] = ()) -> AsyncGenerator[Client]:
+async def running_mesh(
+    config: Config, *, serving: Sequence[str] = (), inference: Service = INFERENCE
+) -> AsyncGenerator[Client]:
     """A client of the mesh, once the models of `serving` can be called."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(registry_service.server.running(config))
         await stack.enter_async_context(gateway.server.running(config))
-        await stack.enter_async_context(services.inference.server.running(config))
+        await stack.enter_async_context(service.running(config, inference))
         client = await stack.enter_async_context(Client(config.gateway.address, timeout=30))
         await until(lambda: all_serving(client, serving))
         yield client
