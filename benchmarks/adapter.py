@@ -6,8 +6,8 @@
 
 The cases in turn within every round, and in another order each round: 16 callers who call again as soon as they were
 answered, unary and then in streams of 100 tokens that come as fast as the socket takes them. CPU is read from the
-clocks of the processes while no call is under way, so it holds on a busy machine. The services and LiteLLM, one of which
-works at a time, have one core for themselves; the others, the gateway too, share the rest.
+clocks of the processes while no call is under way, so it holds on a busy machine. The services and LiteLLM, of which
+one works at a time, have a core for themselves; the others, the gateway too, share the rest.
 
 Afterwards 16 streams bring 20 tokens a second each. Then every token has to leave at once: each is a message of its
 own, and was sent by the backend `token_delay_ms` before the client had it.
@@ -64,7 +64,7 @@ KEYS: Final[Mapping[str, str]] = {
 CHOICES: Final[Mapping[str, Sequence[str]]] = {}
 VENVS: Final[Mapping[str, str]] = {"litellm": "a virtual environment that has litellm[proxy]; measures that too"}
 
-PLAN: Final = Plan(rounds=9, samples=0, limit=180, seconds=0.45, tokens=100)
+PLAN: Final = Plan(rounds=9, samples=0, limit=180, seconds=0.45, tokens=60)
 FULL_PLAN: Final = Plan(rounds=21, samples=0, limit=1800, seconds=2.0, tokens=600)
 
 TOKENS: Final = 100

@@ -105,7 +105,7 @@ class Load:
         )
         request = requests.chat(model, requests.SAID, tokens).SerializeToString()
         streams = [start(request, timeout=CALL_SECONDS + tokens) for _ in range(concurrency)]
-        delays = await asyncio.gather(*map(_delays_ms, streams))
+        delays = await asyncio.gather(*map(delays_ms, streams))
         messages = [message for stream in delays for message in stream]
         return {"messages": len(messages), "delays_ms": [delay for message in messages for delay in message]}
 
@@ -116,7 +116,7 @@ class Load:
         return self._channels[target]
 
 
-async def _delays_ms(stream: Any) -> list[list[float]]:
+async def delays_ms(stream: Any) -> list[list[float]]:
     """Of each message that has text, how long ago each of its tokens was sent."""
     delays: list[list[float]] = []
     while (message := await stream.read()) is not grpc.aio.EOF:

@@ -10,11 +10,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import grpc
 import pytest
 
-from benchmarks import adapter, gateway, model, registry
+from benchmarks import adapter, gateway, model, openai_backend, registry, requests
+from benchmarks.load import delays_ms
 from benchmarks.processes import BenchmarkError, running
 from benchmarks.run import BENCHMARKS
+from services.inference import chunks
+from services.inference.providers.vllm import VLLM, VLLMConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,6 +169,41 @@ def test_interrupted_it_leaves_no_process_behind():
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("model", [openai_backend.FAST, openai_backend.PACED])
+async def test_the_backend_sends_what_it_is_asked_for_and_says_so(tmp_path: Path, model: str):
+    arguments = ("benchmarks.openai_backend", "200")
+    async with running("backend", *arguments, folder=tmp_path, talks=True) as backend:
+        async with VLLM(VLLMConfig(url=await backend.read_line())) as provider:
+            assert set(await provider.list_served()) == {openai_backend.FAST, openai_backend.PACED}
+            whole = await provider.chat_completion(requests.chat(model, requests.SAID, 1))
+            assert whole.completion_message.content.items[0].text == " word" * 50
+            stream = await provider.stream_chat_completion(requests.chat(model, requests.SAID, 30))
+            events = [chunk.event async for chunk in stream]
+        tokens = "".join(event.text for event in events).split()
+        assert len(tokens) == events[-1].usage.completion_tokens == 30
+        assert tokens == sorted(tokens)  # words, or times
+        for sent in (30 if model == openai_backend.PACED else 0, 0):
+            await backend.write_line("")
+            assert int(await backend.read_line()) == sent
+
+
+async def test_tokens_that_were_joined_are_fewer_messages():
+    class Stream:
+        def __init__(self, *messages):
+            self._messages = [*messages, grpc.aio.EOF]
+
+        async def read(self):
+            return self._messages.pop(0)
+
+    sent = time.monotonic_ns() - 5_000_000
+    apart = Stream(chunks.START, chunks.said(f" {sent}"), chunks.said(f" {sent}"))
+    joined = Stream(chunks.START, chunks.said(f" {sent} {sent}"))
+    assert [len(delays) for delays in await delays_ms(apart)] == [1, 1]
+    (delays,) = await delays_ms(joined)
+    assert len(delays) == 2
+    assert min(delays) >= 5
 
 
 async def test_a_process_that_fails_shows_its_log(tmp_path: Path):
