@@ -25,12 +25,12 @@ def named(name: str) -> content_pb2.ToolName:
 
 
 def schema(tool: content_pb2.ToolDefinition) -> dict[str, Any]:
-    """Its parameters as a JSON schema."""
-    parameters = tool.parameters
+    """Its parameters as a JSON schema, sorted by name, as in `values.to_json`."""
+    parameters = sorted(tool.parameters.items())
     return {
         "type": "object",
-        "properties": {name: _parameter(parameter) for name, parameter in parameters.items()},
-        "required": [name for name, p in parameters.items() if p.required or not p.HasField("required")],
+        "properties": {name: _parameter(parameter) for name, parameter in parameters},
+        "required": [name for name, p in parameters if p.required or not p.HasField("required")],
     }
 
 

@@ -13,8 +13,10 @@ from stackmesh.errors import InvalidField
 def to_json(struct: Struct) -> dict[str, Any]:
     """The object. A whole number is an int: `"minLength": 5.0` is refused by some servers. Raises InvalidField for NaN
     and infinity.
+
+    Sorted by name: a map of protobuf has another order in each process, and so a model would read another prompt.
     """
-    return {name: plain(value) for name, value in struct.fields.items()}
+    return {name: plain(value) for name, value in sorted(struct.fields.items())}
 
 
 def plain(value: Value) -> Any:
