@@ -68,7 +68,7 @@ def completion(request: pb.CompletionRequest, dialect: Dialect) -> Body:
 def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
     """The body for /chat/completions."""
     _check_limits(request, dialect)
-    messages = [_message(message) for message in request.messages]
+    messages = [message(each) for each in request.messages]
     _check_limit("images", sum(map(_images, messages)), dialect.most_images)
     body: Body = {
         "model": request.model_id,
@@ -78,7 +78,7 @@ def chat(request: pb.ChatCompletionRequest, dialect: Dialect) -> Body:
         **_format(request, dialect),
     }
     if request.tools:
-        body["tools"] = [_tool(tool) for tool in request.tools]
+        body["tools"] = [tool(each) for each in request.tools]
         body["tool_choice"] = _tool_choice(request)
     if request.HasField("logprobs"):
         body |= dialect.chat_logprobs(max(request.logprobs.top_k, dialect.least_logprobs))
@@ -143,17 +143,18 @@ def _format(request: pb.CompletionRequest | pb.ChatCompletionRequest, dialect: D
             return {}
 
 
-def _message(message: content_pb2.Message) -> Body:
-    match message.WhichOneof("message"):
+def message(said: content_pb2.Message) -> Body:
+    """A message of the conversation."""
+    match said.WhichOneof("message"):
         case "system":
-            return {"role": "system", "content": _content(message.system.content)}
+            return {"role": "system", "content": _content(said.system.content)}
         case "user":
-            return {"role": "user", "content": _user_content(message.user)}
+            return {"role": "user", "content": _user_content(said.user)}
         case "completion":
-            return _assistant(message.completion)
+            return _assistant(said.completion)
         case "tool_response":
-            said = message.tool_response
-            return {"role": "tool", "tool_call_id": said.call_id, "content": _content(said.content)}
+            result = said.tool_response
+            return {"role": "tool", "tool_call_id": result.call_id, "content": _content(result.content)}
         case None:
             raise InvalidField("messages", "has a message without a role")
 
@@ -194,10 +195,11 @@ def _tool_choice(request: pb.ChatCompletionRequest) -> str | Body:
     return _CHOICES.get(request.tool_choice, "auto")
 
 
-def _tool(tool: content_pb2.ToolDefinition) -> Body:
-    function: Body = {"name": tools.name_of(tool.tool_name), "parameters": tools.schema(tool)}
-    if tool.HasField("description"):
-        function["description"] = tool.description
+def tool(defined: content_pb2.ToolDefinition) -> Body:
+    """A tool that may be called."""
+    function: Body = {"name": tools.name_of(defined.tool_name), "parameters": tools.schema(defined)}
+    if defined.HasField("description"):
+        function["description"] = defined.description
     return {"type": "function", "function": function}
 
 
