@@ -1,6 +1,6 @@
 """llama.cpp's own OpenAI-compatible HTTP server, with a real small model, in a process of its own.
 
-`python -m tests.fakes.llamacpp_server` prints its URL and serves until its input ends.
+`python -m tests.fakes.llamacpp_server [CHAT_TEMPLATE]` prints its URL and serves until its input ends.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ SLOTS = 2
 
 
 @asynccontextmanager
-async def llamacpp_server() -> AsyncGenerator[str]:
-    """The URL of a running server, without /v1."""
+async def llamacpp_server(chat_template: str = "") -> AsyncGenerator[str]:
+    """The URL of a running server, without /v1. `chat_template`: Jinja, in place of the model's own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         __name__,
+        chat_template,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -61,6 +62,7 @@ def main() -> None:
     params.embedding = True
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.endpoint_slots = True
+    params.use_jinja, params.chat_template = True, sys.argv[1] if len(sys.argv) > 1 else ""
     server = xllamacpp.Server(params)
     sys.stdout.write(f"\n{server.listening_address}\n")
     sys.stdout.flush()
