@@ -1,4 +1,4 @@
-"""llama.cpp's messages as pieces of text, and its errors as ours."""
+"""llama.cpp's messages as pieces of text and of tool calls, and its errors as ours."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.inference.llamacpp.server import Message
+from services.inference.tool_calls import ToolCalls
 from stackmesh.common.v1.content_pb2 import StopReason
-from stackmesh.errors import BackendRejected, ContextExceeded, Internal, MeshError
+from stackmesh.errors import BackendRejected, ContextExceeded, Internal, MeshError, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-_STOP_REASONS: Final = {
-    "stop": StopReason.STOP_REASON_END_OF_TURN,
-    "length": StopReason.STOP_REASON_OUT_OF_TOKENS,
-}
 _TOO_LARGE: Final = re.compile(r"input \((\d+) tokens\) is too large to process")
 
 
@@ -28,6 +25,8 @@ class Piece:
 
     text: str = ""
     logprobs: list[pb.TokenLogProbs] = field(default_factory=list[pb.TokenLogProbs])
+    calls: list[pb.ToolCallDelta] = field(default_factory=list[pb.ToolCallDelta])
+    """Of tool calls, which come after the text."""
 
 
 @dataclass(slots=True)
@@ -41,15 +40,21 @@ class End:
 class Answer:
     """Reads the messages of one completion."""
 
-    def __init__(self, top_logprobs: int | None) -> None:
-        """`top_logprobs`: the likeliest tokens to report at each position; None reports nothing."""
+    def __init__(self, top_logprobs: int | None = None, *, must_call: bool = False) -> None:
+        """`top_logprobs`: the likeliest tokens to report at each position; None reports nothing.
+
+        `must_call`: an answer that ends of itself without a tool call is wrong.
+        """
         self._top = top_logprobs
+        self._must_call = must_call
         self._held: list[pb.TokenLogProbs] = []
-        self._stop_reason = StopReason.STOP_REASON_UNSPECIFIED
+        self._calls = ToolCalls()
+        self._called = False
+        self._finish_reason: str | None = None
         self._usage: pb.Usage | None = None
 
     def read(self, messages: Iterable[Message]) -> Piece:
-        """The messages' text, joined. Raises what a message reports."""
+        """The messages' text, joined, and what there is of calls. Raises what a message reports."""
         piece = Piece()
         for message in messages:
             if "error" in message:
@@ -60,16 +65,26 @@ class Answer:
                 )
             for choice in message["choices"]:
                 self._read(choice, piece)
+        self._tell(self._calls.flush(), piece)
         return piece
 
     def end(self) -> End:
-        """What is known when all messages are read. Raises Internal when the answer has no end."""
-        if self._usage is None or not self._stop_reason:
+        """What is known when all messages are read. Raises Internal when the answer has no end, Unsupported when it
+        lacks the call that had to be: of a chat template that it cannot make sense of, llama.cpp ignores the tools.
+        """
+        if self._usage is None or self._finish_reason is None:
             raise Internal("llama.cpp stopped in the middle of its answer")
-        return End(self._stop_reason, self._usage)
+        if self._finish_reason == "length":
+            return End(StopReason.STOP_REASON_OUT_OF_TOKENS, self._usage)
+        if self._called:
+            return End(StopReason.STOP_REASON_END_OF_MESSAGE, self._usage)
+        if self._must_call and not self._calls.seen:
+            raise Unsupported("tool_choice: llama.cpp cannot hold a model with this chat template to a tool call")
+        return End(StopReason.STOP_REASON_END_OF_TURN, self._usage)
 
     def _read(self, choice: Message, piece: Piece) -> None:
-        text = choice["text"] if "text" in choice else choice["delta"].get("content")
+        delta: Message = choice.get("delta", {})
+        text = choice["text"] if "text" in choice else delta.get("content")
         if self._top is not None and (logprobs := choice.get("logprobs")):
             self._held.extend(_token_logprobs(position, self._top) for position in logprobs["content"])
         if text:
@@ -77,8 +92,18 @@ class Answer:
             # Those of text that is held back wait with it: it may be a stop sequence, which nobody shall see.
             piece.logprobs += self._held
             self._held = []
+        for call in delta.get("tool_calls", ()):
+            function: Message = call["function"]
+            name, arguments = function.get("name", ""), function.get("arguments", "")
+            self._tell(self._calls.feed(call["index"], call.get("id", ""), name, arguments), piece)
         if (reason := choice.get("finish_reason")) is not None:
-            self._stop_reason = _STOP_REASONS.get(reason, StopReason.STOP_REASON_END_OF_TURN)
+            self._finish_reason = reason
+            self._tell(self._calls.close(), piece)
+
+    def _tell(self, deltas: Iterable[pb.ToolCallDelta], piece: Piece) -> None:
+        for delta in deltas:
+            self._called = self._called or delta.HasField("call")
+            piece.calls.append(delta)
 
 
 def failure(error: Message) -> MeshError:

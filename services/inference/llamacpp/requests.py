@@ -5,16 +5,19 @@ What the model cannot do raises Unsupported.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
-
-from google.protobuf.json_format import MessageToDict
+import json
+from typing import Any, Final
 
 from services.inference import texts
+from services.inference.llamacpp.templates import CALL_BEGINS, CALL_ENDS
+from services.inference.openai import request as openai
+from services.inference.values import to_json
 from stackmesh.common.v1 import content_pb2
 from stackmesh.errors import InvalidField, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 
 Body = dict[str, Any]
+_Choice = content_pb2.ToolChoice
 
 _LONGEST_TOKEN: Final = 256
 """Characters; no vocabulary has longer ones. A text over the context is refused without tokenizing 15 MiB for 9 s."""
@@ -32,22 +35,56 @@ def completion_body(request: pb.CompletionRequest, context_tokens: int) -> Body:
     return body
 
 
-def chat_body(request: pb.ChatCompletionRequest, context_tokens: int) -> Body:
-    messages = [_message(index, message) for index, message in enumerate(request.messages)]
-    if request.tools:
-        raise Unsupported("tools: the chat template of this model does not know them")
-    check_length("messages", sum(len(message["content"]) for message in messages), context_tokens)
+def chat_body(request: pb.ChatCompletionRequest, context_tokens: int, *, taught: bool = False) -> Body:
+    """`taught`: the model's chat template knows tools by tools.jinja only."""
+    for index, message in enumerate(request.messages):
+        _check_text(f"messages[{index}]", message)
+    messages = [openai.message(message) for message in request.messages]
+    check_length("messages", sum(map(_length, messages)), context_tokens)
     body: Body = {"messages": messages, **_STREAM, **_generation(request)}
     if request.HasField("logprobs"):
         body |= {"logprobs": True, "top_logprobs": max(1, request.logprobs.top_k)}
+    if request.tools:
+        offered = _offered(request)
+        check_length("tools", len(json.dumps(offered)), context_tokens)
+        body |= offered
+        if taught and must_call(request):
+            _begin_call(body)
     return body
 
 
+def must_call(request: pb.ChatCompletionRequest) -> bool:
+    """Whether the model has to call a tool."""
+    return request.HasField("required_tool") or request.tool_choice == _Choice.TOOL_CHOICE_REQUIRED
+
+
+def _offered(request: pb.ChatCompletionRequest) -> Body:
+    """The tools. llama.cpp takes no name for a choice, so the one that has to be called is then the only one."""
+    if request.HasField("logprobs"):
+        raise Unsupported("logprobs: llama.cpp reports none beside tools")
+    none = request.tool_choice == _Choice.TOOL_CHOICE_NONE
+    if request.response_format.WhichOneof("format") and not none:
+        raise Unsupported("response_format: llama.cpp calls tools or keeps text to a format; not both in one answer")
+    choice = "required" if must_call(request) else "none" if none else "auto"
+    if not request.HasField("required_tool"):
+        return {"tools": [openai.tool(tool) for tool in request.tools], "tool_choice": choice}
+    [wanted] = [tool for tool in request.tools if tool.tool_name == request.required_tool][:1]
+    return {"tools": [openai.tool(wanted)], "tool_choice": choice, "parallel_tool_calls": False}
+
+
+def _begin_call(body: Body) -> None:
+    """Have the answer begin with a call, and end with it.
+
+    A grammar of llama.cpp's leaves a model that has to call free to talk first, and to call again after; a small one
+    that was never trained on tools does so to the end of its context.
+    """
+    body["messages"].append({"role": "assistant", "content": CALL_BEGINS})
+    body["stop"] = [*body.get("stop", ()), CALL_ENDS]
+
+
 def json_schema(response_format: pb.ResponseFormat) -> Body | None:
-    """The JSON schema that was asked for. A Struct knows floats only, llama.cpp wants `minItems: 1`."""
-    if not response_format.HasField("json_schema"):
-        return None
-    return _with_integers(MessageToDict(response_format.json_schema))
+    """The JSON schema that was asked for."""
+    return to_json(response_format.json_schema) if response_format.HasField("json_schema") else None
 
 
 def text_of(field: str, content: content_pb2.Content) -> str:
@@ -63,15 +100,16 @@ def check_length(field: str, length: int, context_tokens: int) -> None:
         )
 
 
-def _message(index: int, message: content_pb2.Message) -> Body:
-    role = message.WhichOneof("message")
-    field = f"messages[{index}].{role}"
-    if role == "tool_response" or message.completion.tool_calls:
-        raise Unsupported(f"{field}: the chat template of this model does not know tools")
-    said = text_of(f"{field}.content", texts.spoken(message))
-    if message.user.HasField("context"):
-        said = f"{text_of(f'{field}.context', message.user.context)}\n\n{said}"
-    return {"role": "assistant" if role == "completion" else role, "content": said}
+def _check_text(field: str, message: content_pb2.Message) -> None:
+    field = f"{field}.{message.WhichOneof('message')}"
+    text_of(f"{field}.content", texts.spoken(message))
+    text_of(f"{field}.context", message.user.context)
+
+
+def _length(message: Body) -> int:
+    """In characters, its calls' arguments included."""
+    calls = message.get("tool_calls", ())
+    return len(message["content"] or "") + sum(len(call["function"]["arguments"]) for call in calls)
 
 
 _NAMES: Final = (
@@ -114,15 +152,3 @@ def _gbnf(grammar: str) -> str:
     if grammar.lstrip().startswith("%llguidance"):  # llama.cpp silently ignores mistakes in these
         raise InvalidField("response_format.grammar", "is not GBNF")
     return grammar
-
-
-def _with_integers(node: Any) -> Any:
-    match node:
-        case dict():
-            return {key: _with_integers(value) for key, value in cast("Body", node).items()}
-        case list():
-            return [_with_integers(value) for value in cast("list[Any]", node)]
-        case float() if node.is_integer():
-            return int(node)
-        case _:
-            return node

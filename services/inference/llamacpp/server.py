@@ -38,9 +38,19 @@ class LlamaServer(Protocol):
 
 
 def open_server(
-    path: Path, *, slots: int, context_tokens: int, n_batch: int, threads: int, embedding: bool = False
+    path: Path,
+    *,
+    slots: int,
+    context_tokens: int,
+    n_batch: int,
+    threads: int,
+    embedding: bool = False,
+    chat_template: str = "",
 ) -> LlamaServer:
-    """Load a model. Blocks, and xllamacpp keeps the GIL meanwhile. Raises ConfigError. Dropping the server frees it."""
+    """Load a model. Blocks, and xllamacpp keeps the GIL meanwhile. Raises ConfigError. Dropping the server frees it.
+
+    `chat_template`: Jinja; empty is the model's own.
+    """
     params = _xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel = slots
@@ -51,7 +61,8 @@ def open_server(
         cpu.poll = 0  # idle threads that spin take the core from the rest of the mesh
     params.cache_ram_mib = 0  # by default up to 8 GiB of old prompts are kept
     params.reasoning_format = _xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
-    params.force_pure_content_parser = True  # text is passed on as the model writes it
+    params.use_jinja = True  # tools need it
+    params.chat_template = chat_template
     params.embedding = embedding
     if embedding:
         params.pooling_type = _xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -11,11 +11,11 @@ import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Self, TypeVar, cast
+from typing import Annotated, ClassVar, Final, Self, TypeVar, cast
 
 from pydantic import Field, PositiveInt, model_validator
 
-from services.inference import tables, texts
+from services.inference import chunks, tables, texts
 from services.inference.llamacpp.answers import Answer, End, Piece
 from services.inference.llamacpp.embedder import Embedder
 from services.inference.llamacpp.engine import Call, Engine, Run
@@ -27,9 +27,11 @@ from services.inference.llamacpp.requests import (
     check_length,
     completion_body,
     json_schema,
+    must_call,
     text_of,
 )
 from services.inference.llamacpp.server import LlamaServer, open_server
+from services.inference.llamacpp.templates import ChatTemplate, template_of
 from services.inference.lookup import Listed, ModelLookup
 from stackmesh.common.v1 import content_pb2
 from stackmesh.config import ConfigError, Frozen, ResourceName
@@ -40,7 +42,7 @@ from stackmesh.providers import Wanted
 T = TypeVar("T")
 Generation = pb.CompletionRequest | pb.ChatCompletionRequest
 
-_KINDS: Final = pb.ChatCompletionEventType
+_FAILURE: Final = pb.ToolCallParseStatus.TOOL_CALL_PARSE_STATUS_FAILURE
 
 
 def _free_cores() -> int:
@@ -53,6 +55,8 @@ class LlamaCppConfig(Frozen):
     """A bundled model; with `path`, any name for the model in that file. A Llama model's name brings its others."""
     path: Path | None = None
     """A GGUF file."""
+    chat_template: Path | None = None
+    """A Jinja file, taken in place of the model's own. One that knows no tools is taught to tell of them in words."""
     context_tokens: PositiveInt = 2048
     """Tokens a request may have, prompt and answer together; the model's own limit if that is lower."""
     n_parallel: Annotated[int, Field(ge=1, le=64)] = 2
@@ -80,6 +84,7 @@ class LlamaCppConfig(Frozen):
 class LlamaCpp:
     Config: ClassVar[type[Frozen]] = LlamaCppConfig
 
+    _template: ChatTemplate
     _server: LlamaServer
     _engine: Engine
     _embedder: Embedder | None
@@ -93,9 +98,11 @@ class LlamaCpp:
     async def __aenter__(self) -> Self:
         config, path = self._config, self._path()
         async with AsyncExitStack() as stack:
+            self._template = await asyncio.to_thread(template_of, path, self._given_template())
             self._server = await asyncio.to_thread(
                 open_server,
                 path,
+                chat_template=self._template.source,
                 slots=config.n_parallel,
                 context_tokens=config.context_tokens,
                 n_batch=config.n_batch,
@@ -136,7 +143,12 @@ class LlamaCpp:
 
     async def chat_completion(self, request: pb.ChatCompletionRequest) -> pb.ChatCompletionResponse:
         whole, end = await _whole(self._chat(request))
-        said = content_pb2.CompletionMessage(content=texts.content(whole.text), stop_reason=end.stop_reason)
+        text = whole.text + "".join(delta.content for delta in whole.calls if delta.parse_status == _FAILURE)
+        said = content_pb2.CompletionMessage(
+            content=texts.content(text) if text else None,
+            tool_calls=[delta.call for delta in whole.calls if delta.HasField("call")],
+            stop_reason=end.stop_reason,
+        )
         return pb.ChatCompletionResponse(completion_message=said, logprobs=whole.logprobs, usage=end.usage)
 
     async def stream_chat_completion(
@@ -158,21 +170,24 @@ class LlamaCpp:
         return self._generate(request, self._server.handle_completions, body)
 
     def _chat(self, request: pb.ChatCompletionRequest) -> AsyncGenerator[Piece | End]:
-        body = chat_body(request, self._config.context_tokens)
-        return self._generate(request, self._server.handle_chat_completions, body)
+        body = chat_body(request, self._config.context_tokens, taught=self._template.taught)
+        must = must_call(request) and not request.sampling_params.stop  # which may end an answer before its call
+        return self._generate(request, self._server.handle_chat_completions, body, must_call=must)
 
-    async def _generate(self, request: Generation, handle: Handle, body: Body) -> AsyncGenerator[Piece | End]:
+    async def _generate(
+        self, request: Generation, handle: Handle, body: Body, *, must_call: bool = False
+    ) -> AsyncGenerator[Piece | End]:
         """Pieces with something in them, then the End."""
         self._check_model(request.model_id)
         if self._config.ignore_eos:
             body["ignore_eos"] = True
         schema = json_schema(request.response_format)
         call = generation(self._server, handle, body, schema)
-        answer = Answer(request.logprobs.top_k if request.HasField("logprobs") else None)
+        answer = Answer(request.logprobs.top_k if request.HasField("logprobs") else None, must_call=must_call)
         async with self._engine.run(call) as run:
             while messages := await run.take():
                 piece = answer.read(messages)
-                if piece.text:
+                if piece.text or piece.calls:
                     yield piece
         yield answer.end()
 
@@ -188,6 +203,14 @@ class LlamaCpp:
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such model file; `path` has to be a GGUF file")
         return path
+
+    def _given_template(self) -> str:
+        """The template of the configuration, or nothing. Raises ConfigError when it cannot be read."""
+        path = self._config.chat_template
+        try:
+            return path.read_text(encoding="utf-8") if path is not None else ""
+        except (OSError, ValueError):
+            raise ConfigError(f"{path}: cannot be read; `chat_template` has to be a Jinja file") from None
 
     def _unload(self) -> None:
         del self._server
@@ -205,6 +228,7 @@ async def _whole(parts: AsyncGenerator[Piece | End]) -> tuple[Piece, End]:
         while isinstance(part := await anext(parts), Piece):
             whole.text += part.text
             whole.logprobs += part.logprobs
+            whole.calls += part.calls
     return whole, part
 
 
@@ -231,14 +255,11 @@ async def _events(parts: AsyncGenerator[Piece | End]) -> AsyncGenerator[pb.Strea
     async with aclosing(parts):
         part = await anext(parts)
         yield None
-        yield _event(event_type=_KINDS.CHAT_COMPLETION_EVENT_TYPE_START)
+        yield chunks.START
         while isinstance(part, Piece):
-            progress = _KINDS.CHAT_COMPLETION_EVENT_TYPE_PROGRESS
-            yield _event(event_type=progress, text=part.text, logprobs=part.logprobs)
+            if part.text:
+                yield chunks.said(part.text, part.logprobs)
+            for delta in part.calls:
+                yield chunks.called(delta)
             part = await anext(parts)
-        complete = _KINDS.CHAT_COMPLETION_EVENT_TYPE_COMPLETE
-        yield _event(event_type=complete, stop_reason=part.stop_reason, usage=part.usage)
-
-
-def _event(**fields: Any) -> pb.StreamChatCompletionResponse:
-    return pb.StreamChatCompletionResponse(event=pb.ChatCompletionEvent(**fields))
+        yield chunks.complete(part.stop_reason, part.usage)
