@@ -68,9 +68,18 @@ def provider(name: str) -> ModelLookup:
 
 def provider_of(text: str, table: str, known: Llama) -> ModelLookup:
     """As `provider`, from the text of a table. Raises ConfigError."""
+    return ModelLookup(Listed(id_, names) for id_, names in _aliases_of(text, table, known).items())
+
+
+def aliases(name: str) -> Mapping[str, frozenset[str]]:
+    """A vendor's models as `provider` knows them: what else each is called, by its id."""
+    return _aliases_of(_text(name), f"{name}.yaml", llama())
+
+
+def _aliases_of(text: str, table: str, known: Llama) -> Mapping[str, frozenset[str]]:
     rows = _read(text, table, Row)
     _check_ids(rows, table, known)
-    return ModelLookup(Listed(row.id, _aliases(row, known)) for row in rows)
+    return {row.id: _aliases(row, known) for row in rows}
 
 
 def _aliases(row: Row, known: Llama) -> frozenset[str]:

@@ -8,7 +8,7 @@ without anything that looks like a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -79,7 +79,7 @@ def meaning(where: str, status: int, body: Any, *, retry_after: str = "", key: s
     text = _clean(_text(error), key)
     said = f"{where} answered {status}" + (f": {text}" if text else "")
     if status == 429:
-        return RateLimited(said, retry_after=_seconds(retry_after))
+        return RateLimited(said, retry_after=seconds(retry_after))
     if status == 404:
         absent = f"{said}; it does not offer this, or its url is wrong (most end in /v1)"
         return NotServing(said) if _names_model(error) else Unsupported(absent)
@@ -111,6 +111,13 @@ def _error(body: Any) -> Mapping[str, Any]:
 def _text(error: Mapping[str, Any]) -> str:
     text: Any = error.get("message") or error.get("detail") or ""
     return text if isinstance(text, str) else str(text)
+
+
+def shown(text: str, secrets: Iterable[str] = ()) -> str:
+    """A backend's text as it is passed on."""
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    return _clean(text, None)
 
 
 def _clean(text: str, key: str | None) -> str:
@@ -162,7 +169,7 @@ def _number(pattern: re.Pattern[str], text: str) -> int | None:
     return int(next(filter(None, found.groups()))) if found else None
 
 
-def _seconds(retry_after: str) -> float | None:
+def seconds(retry_after: str) -> float | None:
     """`Retry-After` is seconds or an HTTP date (RFC 9110, 10.2.3)."""
     try:
         seconds = float(retry_after)

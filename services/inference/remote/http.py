@@ -9,15 +9,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Final, Self
-from urllib.parse import urlsplit
+from typing import Any, Final, Self
 
 import aiohttp
-from pydantic import AfterValidator
 from pydantic_core import from_json, to_json
 
 from services.inference.remote.errors import Refusal, refusal
 from services.inference.remote.transport import Reader
+from services.inference.remote.urls import Url, host_of
 from stackmesh.errors import BackendUnreachable, Internal, QueueFull, Timeout
 
 _READ_BUFFER: Final = 64 * 1024
@@ -28,23 +27,6 @@ _KEEP_ALIVE: Final = 4.0
 _LINGER: Final = 0.1
 _LISTING_TIMEOUT: Final = 4.0
 """Seconds of silence before the list of models, which costs a healthy server nothing."""
-
-
-def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:  # it is no number
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ValueError("must begin with http:// or https:// and name a host, for example http://localhost:8000/v1")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must have no user, query or fragment; credentials have a field of their own")
-    return url.rstrip("/")
-
-
-Url = Annotated[str, AfterValidator(_check_url)]
-"""The root of an API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +42,7 @@ class Endpoint:
     @property
     def host(self) -> str:
         """`host:port`, which is all of the URL that an error shows."""
-        parts = urlsplit(self.url)
-        return parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
+        return host_of(self.url)
 
 
 class Http:

@@ -7,11 +7,12 @@ every token is sent as it comes.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from services.inference.remote.errors import sensible
-from services.inference.remote.transport import Transport
+from services.inference.remote.transport import Reader, Transport
 from stackmesh.errors import MeshError
 
 Json = dict[str, Any]
@@ -66,27 +67,34 @@ class Reading(Generic[Chunk]):
 async def stream(
     transport: Transport, path: str, body: Mapping[str, Any], key: str | None, reading: Reading[Chunk]
 ) -> AsyncGenerator[Chunk]:
+    """As `opened`, of a transport's answer."""
+    return await opened(transport.stream(path, body, key), transport.where, key, reading)
+
+
+async def opened(
+    answer: AbstractAsyncContextManager[Reader], where: str, key: str | None, reading: Reading[Chunk]
+) -> AsyncGenerator[Chunk]:
     """The stream once its first event is here, so that what is wrong before it is raised from here.
 
     The generator has then begun: closing it closes the connection even if nobody ever reads from it.
     """
-    chunks = _chunks(transport, path, body, key, reading)
+    chunks = _chunks(answer, where, key, reading)
     await anext(chunks)
     return cast("AsyncGenerator[Chunk]", chunks)
 
 
 async def _chunks(
-    transport: Transport, path: str, body: Mapping[str, Any], key: str | None, reading: Reading[Chunk]
+    answer: AbstractAsyncContextManager[Reader], where: str, key: str | None, reading: Reading[Chunk]
 ) -> AsyncGenerator[Chunk | None]:
     """None when the first event is here, then the chunks."""
     decoder, fold = reading.decoder, reading.fold
     begun = False
-    async with transport.stream(path, body, key) as reader:
+    async with answer as reader:
         while not decoder.done and (data := await reader.readany()):
             events = decoder.feed(data)
             if not events:
                 continue
-            with sensible(transport.where):
+            with sensible(where):
                 chunks = fold.feed(events)
             if fold.failure is not None and not chunks:
                 raise reading.failure(fold.failure, key)
@@ -99,7 +107,7 @@ async def _chunks(
                 yield chunk
             if fold.failure is not None:
                 raise reading.failure(fold.failure, key)
-        with sensible(transport.where):
+        with sensible(where):
             chunks = list(fold.end())
         for chunk in chunks:
             yield chunk
