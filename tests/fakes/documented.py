@@ -2,9 +2,10 @@
 
     tests/fakes/bodies/<vendor>/errors.yaml
 
-is a mapping of names to answers, each with its status and its body; comments cite the pages. A status as a name ("429")
-is the answer that a fake gives when it is told to refuse; "404" is about the model. `{name}` in a text of a body stands
-for a value that is filled in; a text that is nothing else becomes that value as it is.
+is a mapping of names to answers, each with its status, its body and, where they matter, its headers; comments cite the
+pages. A status as a name ("429") is the answer that a fake gives when it is told to refuse; "404" is about the model.
+`{name}` in a text of a body stands for a value that is filled in; a text that is nothing else becomes that value as it
+is.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class Documented:
     def refusal(self, name: str | int, headers: Mapping[str, str] | None = None, **values: Any) -> Reply:
         """The answer of this name, with `values` filled in."""
         answer = self._answers[str(name)]
-        return failing(answer["status"], _filled(answer["body"], values), headers)
+        return failing(
+            answer["status"], _filled(answer["body"], values), {**answer.get("headers", {}), **(headers or {})}
+        )
 
 
 def _filled(body: Any, values: Mapping[str, Any]) -> Any:

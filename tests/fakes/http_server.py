@@ -47,6 +47,8 @@ class Received:
     headers: Mapping[str, str]
     """By lower-case name."""
     body: Any
+    raw: bytes = b""
+    """The body as it came."""
     disconnected: asyncio.Event = field(default_factory=asyncio.Event)
     """The client went before it had the whole answer."""
     blocked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -175,7 +177,7 @@ class _Connection(asyncio.Protocol):
             return None
         self._buffer = rest[size:]
         method, path, _ = first.split(" ")
-        return Received(method, path, headers, json.loads(rest[:size]) if size else {})
+        return Received(method, path, headers, json.loads(rest[:size]) if size else {}, rest[:size])
 
     async def _serve(self, request: Received) -> None:
         reply = self._server.answer(request)
