@@ -9,5 +9,6 @@ KINDS: Final = {
     "remote::ollama": "services.inference.providers.ollama:Ollama",
     "remote::tgi": "services.inference.providers.tgi:TGI",
     "remote::together": "services.inference.providers.together:Together",
+    "remote::bedrock": "services.inference.providers.bedrock:Bedrock",
     "remote::vllm": "services.inference.providers.vllm:VLLM",
 }
