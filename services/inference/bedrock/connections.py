@@ -7,6 +7,7 @@ current call which socket they use.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Generator
@@ -29,9 +30,11 @@ class Watch:
     """The connection that one call uses. A connection that has gone back to its pool is the call's no more."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # a socket is shut down while it is ours, or not at all
-        self._connection: Any = None
-        self._socket: Any = None
+        self._lock = threading.Lock()  # what is shut down is the call's at that moment
+        self._connection: object = None
+        self._line: socket.socket | None = None
+        """The connection's socket under another descriptor: whoever shuts this one down meets nobody else's socket,
+        whatever the thread closes meanwhile; and TLS has no part in it."""
         self.left = False
         """Whether nobody waits for the call any more."""
         self.reused = False
@@ -49,32 +52,44 @@ class Watch:
             _current.reset(token)
             self.release()
 
-    def take(self, connection: Any) -> None:
-        """The call uses it. Raises CancelledError, which botocore neither wraps nor tries again, if it was left."""
+    def take(self, connection: object, line: Any = None) -> None:
+        """The call uses it; `line` is its socket, if it has one.
+
+        Raises CancelledError, which botocore neither wraps nor tries again, if the call was left.
+        """
         with self._lock:
             if self.left:
                 raise CancelledError
-            self._connection, self._socket = connection, connection.sock
+            if connection is not self._connection:
+                self._let_go()
+                self._connection = connection
+            if self._line is None and line is not None:
+                self._line = socket.socket(fileno=os.dup(line.fileno()))
 
-    def drop(self, connection: Any) -> None:
+    def drop(self, connection: object) -> None:
         """The call has done with this connection."""
         with self._lock:
             if connection is self._connection:
-                self._connection = self._socket = None
+                self._let_go()
 
     def release(self) -> None:
         """The call has done with whatever connection it has."""
-        self.drop(self._connection)
+        with self._lock:
+            self._let_go()
 
     def leave(self) -> None:
         """End the call. Never blocks."""
         with self._lock:
             self.left = True
-            found = self._socket or getattr(self._connection, "sock", None)
-            if found is not None:
+            if self._line is not None:
                 with suppress(OSError):
-                    # Not SSLSocket's own shutdown, which takes TLS away from under the thread that reads.
-                    socket.socket.shutdown(getattr(found, "socket", found), socket.SHUT_RDWR)
+                    self._line.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        self._connection = None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
 
 _current: Final[ContextVar[Watch | None]] = ContextVar("watch", default=None)
@@ -87,12 +102,21 @@ class _Watched(HTTPConnection):
     _used = False
 
     def connect(self) -> None:
-        self._take()  # its socket appears while it connects
+        self._take()
         super().connect()
         self._take()
 
+    def _new_conn(self) -> socket.socket:
+        made = super()._new_conn()  # before any handshake
+        try:
+            self._take(made)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
     def request(self, *args: Any, **kwargs: Any) -> None:
-        watch = self._take()
+        watch = self._take(self.sock)
         if watch is not None:
             watch.reused, watch.response = self._used, None
         self._used = True
@@ -109,10 +133,10 @@ class _Watched(HTTPConnection):
             self._watch.drop(self)
             self._watch = None
 
-    def _take(self) -> Watch | None:
+    def _take(self, line: Any = None) -> Watch | None:
         self._watch = watch = _current.get()
         if watch is not None:
-            watch.take(self)
+            watch.take(self, line)
         return watch
 
 

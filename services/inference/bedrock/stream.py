@@ -32,7 +32,7 @@ class ConverseFold:
         self._said: list[str] = []
         self._calls = ToolCalls()
         self._stop_reason: str | None = None
-        self._usage: Json | None = None
+        self._usage: pb.Usage | None = None
         self.failure: Json | None = None
 
     def start(self) -> Iterable[chunks.Chunk]:
@@ -52,7 +52,7 @@ class ConverseFold:
                     case "messageStop":
                         self._stop_reason = body["stopReason"]
                     case "metadata":
-                        self._usage = body["usage"]
+                        self._usage = answer.usage(body["usage"])
                     case "failure":
                         self.failure = event
                     case _:
@@ -90,7 +90,7 @@ class ConverseFold:
         if held := self._stops.rest():
             yield chunks.said(held)
         yield from map(chunks.called, self._calls.close())
-        yield chunks.complete(answer.stop_reason(self._stop_reason, self._where), answer.usage(self._usage))
+        yield chunks.complete(answer.stop_reason(self._stop_reason, self._where), self._usage)
 
 
 def told(whole: pb.ChatCompletionResponse) -> Iterable[chunks.Chunk]:
