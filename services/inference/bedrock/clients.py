@@ -91,7 +91,7 @@ class Clients:
     async def __aenter__(self) -> Self:
         for name in ("botocore", "boto3"):  # at DEBUG they log session tokens, and whole requests
             logger = logging.getLogger(name)
-            logger.setLevel(max(logger.level, logging.INFO))
+            logger.setLevel(max(logger.level, logging.WARNING))
         self._own = ThreadPoolExecutor(1, "bedrock-own")
         self._callers = ThreadPoolExecutor(1, "bedrock-callers")
         try:

@@ -129,7 +129,8 @@ def _tool(tool: content_pb2.ToolDefinition) -> Body:
 def _call(call: content_pb2.ToolCall, *, told: bool) -> Body:
     name, arguments = tools.name_of(call.tool_name), to_json(call.arguments)
     if told:
-        return {"text": f"[call of the tool {name}: {json.dumps(arguments, ensure_ascii=False)}]"}
+        written = json.dumps(arguments, ensure_ascii=False, sort_keys=True)  # a Struct has no order of its own
+        return {"text": f"[call of the tool {name}: {written}]"}
     return {"toolUse": {"toolUseId": _call_id(call.call_id), "name": name, "input": arguments}}
 
 
@@ -159,7 +160,7 @@ def merged(messages: Iterable[tuple[str, Sequence[Body]]]) -> Sequence[Body]:
     for role, blocks in messages:
         if found and found[-1]["role"] == role:
             found[-1]["content"].extend(blocks)
-        else:
+        elif blocks:
             found.append({"role": role, "content": list(blocks)})
     return found
 
