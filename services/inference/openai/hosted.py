@@ -20,9 +20,10 @@ from services.inference.lookup import ModelLookup
 from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.request import Dialect
 from services.inference.remote.errors import sensible
-from services.inference.remote.http import Endpoint, Url
+from services.inference.remote.http import Endpoint
 from services.inference.remote.keys import OwnKey, secret
 from services.inference.remote.sdk import SdkHttp
+from services.inference.remote.urls import Url
 from stackmesh.config import Frozen, ResourceName
 from stackmesh.errors import BackendPermissionDenied, BackendUnauthenticated, NotHosted
 from stackmesh.providers import Wanted

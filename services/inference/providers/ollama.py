@@ -29,10 +29,11 @@ from services.inference.ollama.models import Models
 from services.inference.ollama.names import Names
 from services.inference.ollama.request import Body, Defaults
 from services.inference.remote.errors import Refusal
-from services.inference.remote.http import Endpoint, Http, Url
+from services.inference.remote.http import Endpoint, Http
 from services.inference.remote.keys import Key, OwnKey, secret
 from services.inference.remote.streams import Chunk, Fold, Json, Reading, stream
 from services.inference.remote.transport import Transport
+from services.inference.remote.urls import Url
 from stackmesh import calls
 from stackmesh.config import Frozen
 from stackmesh.errors import MeshError, NotServing

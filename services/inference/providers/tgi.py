@@ -15,10 +15,11 @@ from pydantic import AfterValidator, BaseModel, PositiveFloat, PositiveInt
 
 from services.inference import tables, texts
 from services.inference.openai.stream import ChatFold, CompletionFold
-from services.inference.remote.http import Endpoint, Http, Url
+from services.inference.remote.http import Endpoint, Http
 from services.inference.remote.keys import Key, OwnKey, secret
 from services.inference.remote.listing import Listing
 from services.inference.remote.streams import Fold, Json, Reading, stream
+from services.inference.remote.urls import Url
 from services.inference.tgi import failures, requests, whole
 from services.inference.tgi.events import Chat, Events, Generate
 from services.inference.tgi.served import Served, served

@@ -15,8 +15,9 @@ from pydantic import BaseModel, PositiveFloat, PositiveInt
 from services.inference import tables
 from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.request import Dialect
-from services.inference.remote.http import Endpoint, Http, Url
+from services.inference.remote.http import Endpoint, Http
 from services.inference.remote.keys import Key, OwnKey, secret
+from services.inference.remote.urls import Url
 from stackmesh import calls
 from stackmesh.config import Frozen
 
