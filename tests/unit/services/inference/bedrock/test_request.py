@@ -262,7 +262,7 @@ def test_a_schema_is_an_output_config() -> None:
     shape = asked(made)["outputConfig"]["textFormat"]
     assert shape["type"] == "json_schema"
     assert json.loads(shape["structure"]["jsonSchema"]["schema"]) == {"type": "object", "minProperties": 1}
-    assert '"minProperties": 1}' in shape["structure"]["jsonSchema"]["schema"]
+    assert '"minProperties": 1,' in shape["structure"]["jsonSchema"]["schema"]
 
 
 def _grammar(made: Any) -> None:

@@ -515,7 +515,7 @@ async def test_one_text_that_fails_ends_the_others(provider: Bedrock, server: Be
     with pytest.raises(MeshError, match="ValidationException"):
         await provider.embeddings(pb.EmbeddingsRequest(model_id=TITAN, contents=[texts.content("a")] * 40))
     await until(lambda: server.working == 0, PATIENCE)
-    assert count <= 8
+    assert count < 20, "the most were never begun"
 
 
 # Connections
