@@ -13,8 +13,11 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote
+
+import pytest
 
 from tests.fakes import eventstream
 from tests.fakes.bedrock_conversation import Body, Refused, converse, invalid
@@ -42,6 +45,16 @@ class Account:
 
 
 OWN = {"AKIDEXAMPLEEXAMPLE00": Account("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")}
+
+
+def without_credentials(environment: pytest.MonkeyPatch, folder: Path) -> None:
+    """A machine on which boto3 finds nothing."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION")
+    for name in names:
+        environment.delenv(name, raising=False)
+    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    environment.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
 
 
 @dataclass

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from services.inference.providers import KINDS
+from tests.fakes.bedrock_models import LLAMA
+from tests.fakes.bedrock_server import OWN, Account, BedrockServer
 from tests.fakes.http_server import Received
+from tests.fakes.sigv4 import signature
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Vendor:
     """Those of a caller with this key."""
     credential: Callable[[Received], str]
     """The key that a request came with; empty if it came without."""
+    admit: Callable[[Any, str], None] = lambda _server, _key: None
+    """Lets its fake, which lets everybody in with a key, know one beforehand."""
 
     def server(self) -> Any:
         """The fake."""
@@ -43,8 +48,24 @@ def named(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+[(_OWN_ID, _OWN)] = OWN.items()
+
+
 def _bearer(received: Received) -> str:
     return received.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+def _signer(received: Received) -> str:
+    signed = signature(received)
+    return signed.key_id.removeprefix("AKIA-") if signed is not None else ""
+
+
+def _aws(key_id: str, secret: str) -> Mapping[str, str]:
+    return {"aws_access_key_id": key_id, "aws_secret_access_key": secret}
+
+
+def _open_account(server: BedrockServer, key: str) -> None:
+    server.accounts[f"AKIA-{key}"] = Account(f"secret-of-{key}")
 
 
 VENDORS: Final = (
@@ -92,6 +113,16 @@ VENDORS: Final = (
         lambda key: {"api_key": key},
         lambda key: {"fireworks_api_key": key},
         _bearer,
+    ),
+    Vendor(
+        "remote::bedrock",
+        "tests.fakes.bedrock_server:BedrockServer",
+        LLAMA,
+        lambda root: {"region_name": "us-east-1", "endpoint_url": root, "control_endpoint_url": root},
+        lambda _key: _aws(_OWN_ID, _OWN.secret),
+        lambda key: _aws(f"AKIA-{key}", f"secret-of-{key}"),
+        _signer,
+        _open_account,
     ),
 )
 

@@ -23,6 +23,7 @@ from stackmesh.client import Client, user
 from stackmesh.errors import MeshError, Unauthenticated
 from stackmesh.service import Service
 from tests.fakes.backend import Backend
+from tests.fakes.bedrock_server import without_credentials
 from tests.fakes.http_server import CUT, Received, Reply
 from tests.fakes.mesh import mesh_config, running_mesh
 from tests.fakes.vendors import VENDORS, Vendor, vendor
@@ -70,6 +71,8 @@ class Moody:
 async def meshed(folder: Path, vendor: Vendor, inference: Service) -> AsyncGenerator[tuple[Any, str]]:
     async with vendor.server() as backend:
         backend.reply = Moody(backend, vendor.credential)
+        for name in CALLERS:
+            vendor.admit(backend, key_of(name))
         provider = {
             "provider_id": "p",
             "provider_type": vendor.provider_type,
@@ -129,6 +132,11 @@ async def check_isolated(folder: Path, vendor: Vendor, inference: Service = INFE
 def _says(request: Received) -> list[str]:
     said = str(request.body)
     return [name for name in (*CALLERS, NOBODY) if f"I am {name}," in said]
+
+
+@pytest.fixture(autouse=True)
+def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_credentials(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("vendor", VENDORS, ids=lambda vendor: vendor.provider_type)
