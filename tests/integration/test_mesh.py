@@ -12,7 +12,18 @@ import pytest_asyncio
 
 from stackmesh import errors
 from stackmesh.client import Client, assistant, system, text, user
-from stackmesh.common.v1.content_pb2 import Message, StopReason, ToolDefinition, ToolName, ToolResponseMessage
+from stackmesh.common.v1.content_pb2 import (
+    Content,
+    ContentItem,
+    Image,
+    Message,
+    StopReason,
+    ToolDefinition,
+    ToolName,
+    ToolParameter,
+    ToolResponseMessage,
+    UserMessage,
+)
 from stackmesh.errors import (
     BackendUnauthenticated,
     ContextExceeded,
@@ -309,9 +320,31 @@ async def in_flight(client: Client, count: int) -> bool:
 @model_group
 @in_module
 async def test_what_a_model_cannot_do_is_unimplemented_with_the_reason(real: Client):
-    tool = ToolDefinition(tool_name=ToolName(custom="weather"))
-    with pytest.raises(Unsupported, match="tool"):
-        await real.inference.chat_completion(model_id=MODEL, messages=STORY, tools=[tool])
+    picture = Message(user=UserMessage(content=Content(items=[ContentItem(image=Image(data=b"\x89PNG"))])))
+    with pytest.raises(Unsupported, match="images"):
+        await real.inference.chat_completion(model_id=MODEL, messages=[picture])
+
+
+@model_group
+@in_module
+async def test_a_tool_is_called_and_its_result_read(real: Client):
+    weather = ToolDefinition(
+        tool_name=ToolName(custom="weather"), parameters={"city": ToolParameter(param_type="string")}
+    )
+    asked = [user("What is the weather in Oslo?")]
+    answer = await real.inference.chat_completion(
+        model_id=MODEL, messages=asked, tools=[weather], required_tool=weather.tool_name
+    )
+    [call] = answer.completion_message.tool_calls
+    assert call.tool_name == weather.tool_name
+    assert isinstance(call.arguments["city"], str)
+    assert answer.completion_message.stop_reason == StopReason.STOP_REASON_END_OF_MESSAGE
+    result = ToolResponseMessage(call_id=call.call_id, tool_name=call.tool_name, content=text("4 degrees"))
+    asked += [Message(completion=answer.completion_message), Message(tool_response=result)]
+    last = await real.inference.chat_completion(
+        model_id=MODEL, messages=asked, tools=[weather], sampling_params=SamplingParams(max_tokens=8)
+    )
+    assert last.usage.prompt_tokens > answer.usage.prompt_tokens
 
 
 # Bad requests
