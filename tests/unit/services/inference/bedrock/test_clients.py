@@ -16,6 +16,7 @@ from botocore.exceptions import NoCredentialsError
 
 from services.inference.bedrock.clients import Clients, Settings
 from services.inference.bedrock.credentials import Credential
+from tests.fakes.bedrock_server import without_credentials
 
 ALICE = Credential("AKIAALICE0000000000A", "alice-secret", None, "us-east-1")
 BOB = Credential("AKIABOB000000000000B", "bob-secret", "bob-token", "us-east-1")
@@ -46,12 +47,7 @@ class Watched(Clients):
 
 @pytest.fixture(autouse=True)
 def _no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """A machine on which boto3 finds nothing."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    without_credentials(monkeypatch, tmp_path)
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted, open_providers
 from tests.contracts.inference_provider.subject import tool, user
 from tests.fakes.bedrock_models import CLAUDE, COHERE, LLAMA, LLAMA_32, TITAN
-from tests.fakes.bedrock_server import OWN, Account, BedrockServer
+from tests.fakes.bedrock_server import OWN, Account, BedrockServer, without_credentials
 from tests.fakes.http_server import HANG_UP, STALL, Received, Reply
 from tests.waiting import until
 
