@@ -14,6 +14,8 @@ from stackmesh.tasks import background
 from tests.contracts.inference_provider.subject import user
 
 TICK = 0.002
+TOKEN_SECONDS = 0.05
+"""Between two tokens of a stream."""
 
 
 async def lag_p99(doing: Awaitable[object]) -> float:
@@ -32,15 +34,15 @@ async def lag_p99(doing: Awaitable[object]) -> float:
 
 
 async def read_streams(provider: InferenceProvider, model: str, count: int) -> None:
-    """Read so many streams of 100 tokens at once, each token written 20 ms after the one before."""
+    """Read so many streams of 40 tokens at once."""
     request = pb.ChatCompletionRequest(
         model_id=model,
-        messages=[user("Write a very long story about a river.")],
-        sampling_params=pb.SamplingParams(max_tokens=100),
+        messages=[user("Tell me about a river.")],
+        sampling_params=pb.SamplingParams(max_tokens=40),
     )
 
     async def one(number: int) -> int:
-        await asyncio.sleep(number * 0.02 / count)  # their tokens come one after the other, not all at once
+        await asyncio.sleep(number * TOKEN_SECONDS / count)  # their tokens come one after the other, not all at once
         async with aclosing(await provider.stream_chat_completion(request)) as chunks:
             return sum([len(chunk.event.text) async for chunk in chunks])
 
