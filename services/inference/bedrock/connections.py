@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -41,6 +41,8 @@ class Watch:
         """Whether its request went over a connection that had been used before."""
         self.response: Any = None
         """The urllib3 response, as soon as its headers are here."""
+        self.prepared: Callable[[], None] = lambda: None
+        """Is called when the request is made, and the network is waited for from now on."""
 
     @contextmanager
     def looking(self) -> Generator[None]:
@@ -136,6 +138,7 @@ class _Watched(HTTPConnection):
     def _take(self, line: Any = None) -> Watch | None:
         self._watch = watch = _current.get()
         if watch is not None:
+            watch.prepared()
             watch.take(self, line)
         return watch
 

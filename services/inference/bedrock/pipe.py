@@ -12,8 +12,8 @@ from collections import deque
 from concurrent.futures import CancelledError
 from typing import Final
 
-TURN: Final = 16 * 1024
-"""Bytes that a reader is given at once, if they come in pieces of less: 0.5 ms of work, then others have their turn."""
+TURN: Final = 4 * 1024
+"""Bytes that a reader is given at once, if they come in pieces of less: some 30 tokens, then others have their turn."""
 ROOM: Final = 64 * 1024
 """Bytes that may wait for the reader. The thread reads no more until there are fewer."""
 

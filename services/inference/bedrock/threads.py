@@ -7,6 +7,7 @@ until it has.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,6 +22,9 @@ _PIECE: Final = 16 * 1024
 """Bytes that a thread reads at once, at most."""
 _LINGER: Final = 0.1
 """Seconds to wait for the end of an answer that has said all it had to, so that its connection can be used again."""
+_PREPARED_AT_ONCE: Final = 2
+_TURN_PATIENCE: Final = 0.25
+"""Seconds to wait for a turn. Whoever has one may be asking the network for credentials."""
 _CLOSING: Final = 5.0
 """Seconds to wait for threads whose connections have been closed."""
 
@@ -33,13 +37,31 @@ class Threads:
         self._patience = patience
         self._name = name
         self._slots = asyncio.Semaphore(count)
+        self._turns = threading.BoundedSemaphore(_PREPARED_AT_ONCE)
         self._running: dict[asyncio.Future[Any], Callable[[], None]] = {}
         """And how each is left."""
         self._closing = False
 
     async def __aenter__(self) -> Self:
+        """Raises RuntimeError if the machine does not allow so many."""
         self._executor = ThreadPoolExecutor(self._count, thread_name_prefix=self._name)
+        try:
+            await asyncio.to_thread(self._start_all)
+        except BaseException:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            raise
         return self
+
+    def _start_all(self) -> None:
+        """All threads now: whoever starts one waits for it, and later that would be the event loop."""
+        together = threading.Barrier(self._count + 1)
+        try:
+            for _ in range(self._count):
+                self._executor.submit(together.wait)
+            together.wait()
+        except BaseException:
+            together.abort()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._closing = True
@@ -91,7 +113,8 @@ class Threads:
             raise ShuttingDown("the provider is being closed")
 
         def looking() -> T:
-            with watch.looking():
+            with _Turn(self._turns) as turn, watch.looking():
+                watch.prepared = turn.end
                 return work(watch)
 
         future = asyncio.wrap_future(self._executor.submit(looking))
@@ -104,6 +127,30 @@ class Threads:
         self._slots.release()
         if not future.cancelled():
             future.exception()  # of a call that was left: nobody else will ask
+
+
+class _Turn:
+    """A thread's turn to prepare its request: 2 ms of work, for which it wants the interpreter.
+
+    Were a hundred threads to want it at once, the event loop would have it a hundredth of the time.
+    """
+
+    def __init__(self, turns: threading.Semaphore) -> None:
+        self._turns = turns
+        self._has = False
+
+    def __enter__(self) -> Self:
+        self._has = self._turns.acquire(timeout=_TURN_PATIENCE)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """The network is waited for from now on."""
+        if self._has:
+            self._has = False
+            self._turns.release()
 
 
 def _pump(ask: Callable[[Watch], object], watch: Watch, pipe: Pipe) -> None:

@@ -122,10 +122,15 @@ class Bedrock:
         self._own = Account(config.credential(region), self._where(region))
         async with AsyncExitStack() as stack:
             clients = await stack.enter_async_context(Clients(_settings(config, region), session))
-            threads = await stack.enter_async_context(
-                Threads(config.max_connections, config.connect_timeout, "bedrock")
-            )
-            listers = await stack.enter_async_context(Threads(_LISTERS, TIMEOUT, "bedrock-list"))
+            threads = Threads(config.max_connections, config.connect_timeout, "bedrock")
+            listers = Threads(_LISTERS, TIMEOUT, "bedrock-list")
+            try:
+                await stack.enter_async_context(threads)
+                await stack.enter_async_context(listers)
+            except RuntimeError:
+                raise ConfigError(
+                    f"remote::bedrock: {config.max_connections} threads cannot be started; set max_connections lower"
+                ) from None
             self._runtime = Runtime("bedrock-runtime", clients, threads)
             asking = Runtime("bedrock", clients, listers) if config.list_models else None
             self._listing = Listing(asking, Runtime("bedrock-runtime", clients, listers), self._own, region)

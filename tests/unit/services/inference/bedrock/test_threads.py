@@ -365,6 +365,64 @@ async def test_closing_lets_a_thread_go_that_waits_for_a_reader(server: BedrockS
             assert idle(threads)
 
 
+async def test_all_threads_are_there_before_the_first_call(threads: Threads) -> None:
+    """The event loop would wait for each that it starts."""
+    before = threading.active_count()
+    await threads.run(lambda _: None, "h")
+    assert len(threads._executor._threads) == 4
+    assert threading.active_count() == before
+
+
+async def test_threads_that_cannot_be_started_do_not_hold_those_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+    left = 3
+
+    def few(self: threading.Thread) -> None:
+        nonlocal left
+        if self.name.startswith("few"):
+            left -= 1
+            if left < 0:
+                raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await Threads(5, 0.2, "few").__aenter__()
+    await until(lambda: not [each for each in threading.enumerate() if each.name.startswith("few")], PATIENCE)
+
+
+async def test_few_prepare_their_requests_at_a_time_and_all_wait_for_the_network(threads: Threads) -> None:
+    preparing, waiting, most, answered = 0, 0, 0, threading.Event()
+
+    def work(watch: Watch) -> None:
+        nonlocal preparing, waiting, most
+        preparing += 1
+        most = max(most, preparing)
+        threading.Event().wait(0.01)  # long enough for all to be here, if they may
+        preparing -= 1
+        watch.prepared()
+        waiting += 1
+        answered.wait(PATIENCE)
+
+    calls = [asyncio.ensure_future(threads.run(work, "h")) for _ in range(4)]
+    await until(lambda: waiting == 4, PATIENCE)
+    assert most == 2
+    answered.set()
+    await asyncio.gather(*calls)
+
+
+async def test_who_prepares_for_long_does_not_keep_others_from_it_for_ever(threads: Threads) -> None:
+    """Somebody's credentials may have to be asked for; others' are there."""
+    go = threading.Event()
+    stuck = [asyncio.ensure_future(threads.run(lambda _: go.wait(PATIENCE), "h")) for _ in range(2)]
+    async with asyncio.timeout(PATIENCE):
+        assert await threads.run(lambda _: "done", "h") == "done"
+    assert not any(call.done() for call in stuck)
+    go.set()
+    await asyncio.gather(*stuck)
+
+
 async def test_what_a_call_raises_is_raised_here(threads: Threads) -> None:
     def fail(_: Watch) -> None:
         raise ZeroDivisionError
