@@ -47,6 +47,7 @@ def config(server: BedrockServer, **more: object) -> BedrockConfig:
 @asynccontextmanager
 async def opened() -> AsyncGenerator[Subject]:
     async with BedrockServer() as server, Bedrock(config(server)) as provider:
+        server.model.token_seconds = 0.002  # tokens that go by a thread come apart
 
         async def working() -> int:
             return server.working

@@ -182,11 +182,14 @@ class InferenceProviderContract:
         assert first.content == second.content
 
     async def test_stop_sequence_over_several_tokens_leaks_nothing(self, subject: Subject) -> None:
-        pieces = await deltas(await subject.provider.stream_completion(subject.completion(max_tokens=24)))
-        whole = "".join(pieces)
-        stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
-        assert stop
-        assert not any(stop in piece for piece in pieces), "the sequence has to span several tokens"
+        for _ in range(5):  # on a busy machine tokens come together
+            pieces = await deltas(await subject.provider.stream_completion(subject.completion(max_tokens=24)))
+            whole = "".join(pieces)
+            stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
+            assert stop
+            if apart := not any(stop in piece for piece in pieces):
+                break
+        assert apart, "the sequence has to span several tokens"
         request = subject.completion(max_tokens=24)
         request.sampling_params.stop.append(stop)
         stream = await subject.provider.stream_completion(request)
