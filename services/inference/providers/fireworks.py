@@ -17,14 +17,12 @@ from pydantic import BaseModel, SecretStr
 from services.inference import tables
 from services.inference.openai.hosted import Hosted, HostedConfig, HostUrl
 from services.inference.openai.request import Dialect
-from services.inference.remote.errors import refusal
 from services.inference.remote.keys import Key
 from services.inference.remote.sdk import Client, SdkHttp
 from stackmesh import calls
 from stackmesh.config import Frozen
-from stackmesh.errors import Internal, MeshError
+from stackmesh.errors import Internal
 
-_ROOT: Final = "/inference/v1"
 _SHORT: Final = "fireworks/"
 _FULL: Final = "accounts/fireworks/models/"
 _DRAWS: Final = "FLUMINA_BASE_MODEL"
@@ -54,7 +52,7 @@ class Fireworks(Hosted):
             most_logprobs=5,
             most_images=30,
         )
-        transport = SdkHttp(config.endpoint(), fireworks, lambda pool: _client(config, pool), _ROOT, _refusal)
+        transport = SdkHttp(config.endpoint(), fireworks, lambda pool: _client(config, pool), "/inference/v1")
         super().__init__(config, transport, dialect, tables.provider("fireworks"), "fireworks_api_key")
 
     def sent_key(self) -> SecretStr | None:
@@ -68,19 +66,13 @@ class Fireworks(Hosted):
         return _FULL + name.removeprefix(_SHORT) if name.startswith(_SHORT) else name
 
     async def listed(self, key: str) -> Sequence[str] | None:
+        """As many accounts have no other answer than 500 (github.com/The-AgenticFlow/openflows/issues/129)."""
         try:
             return await super().listed(key)
-        except _Answered500:
-            return None
-
-
-class _Answered500(Internal):
-    """Of the list of models: many accounts get no other (github.com/The-AgenticFlow/openflows/issues/129)."""
-
-
-def _refusal(where: str, status: int, body: bytes, *, retry_after: str = "", key: str | None = None) -> MeshError:
-    found = refusal(where, status, body, retry_after=retry_after, key=key)
-    return _Answered500(found.message) if status == 500 else found
+        except Internal as error:
+            if error.message.startswith(f"{self._where} answered 500"):
+                return None
+            raise
 
 
 def _client(config: FireworksConfig, pool: httpx.AsyncClient) -> Client:

@@ -9,10 +9,11 @@ from google.protobuf import json_format
 
 from services.inference import tables, texts
 from services.inference.providers.fireworks import Fireworks, FireworksConfig
-from stackmesh.errors import BackendRejected, Internal, NotServing, Unsupported
+from stackmesh.errors import BackendRejected, Internal, MeshError, NotServing, Unsupported
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted
 from tests.fakes.fireworks_server import CHAT_MODEL, EMBEDDING_MODEL, FireworksServer
+from tests.fakes.http_server import Reply, failing, whole
 
 IMAGES = [{"image": {"uri": f"https://example.com/{n}.png"}} for n in range(31)]
 
@@ -61,6 +62,18 @@ async def test_an_account_without_a_list_has_the_table_and_what_was_registered(
     new = await provider.resolve(Wanted(provider_resource_id="accounts/me/models/new"))
     await provider.load(Wanted(provider_resource_id=new))
     assert sorted(await provider.list_served()) == sorted([*table, "accounts/me/models/new"])
+
+
+@pytest.mark.parametrize(
+    ("listing", "problem"),
+    [(failing(503, {}), "answered 503"), (whole([]), "form of its API"), (failing(200, b"<"), "not JSON")],
+)
+async def test_a_list_that_fails_in_another_way_is_no_reason_to_believe_the_table(
+    provider: Fireworks, server: FireworksServer, listing: Reply, problem: str
+) -> None:
+    server.listing = listing
+    with pytest.raises(MeshError, match=problem):
+        await provider.list_served()
 
 
 async def test_a_call_that_fails_is_the_callers_to_know(provider: Fireworks, server: FireworksServer) -> None:

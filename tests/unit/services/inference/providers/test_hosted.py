@@ -27,10 +27,9 @@ from stackmesh.inference.v1 import inference_service_pb2 as pb
 from stackmesh.providers import Wanted, open_providers
 from stackmesh.routes import Api
 from tests.calling import calling
-from tests.fakes.fireworks_server import FireworksServer
+from tests.fakes import fireworks_server, together_server
 from tests.fakes.http_server import CUT, STALL, Received, Reply, failing, streaming, whole
 from tests.fakes.openai_model import OpenAIDialectServer
-from tests.fakes.together_server import TogetherServer
 
 OURS = "sk-server-0123456789"
 THEIRS = "sk-caller-0123456789"
@@ -42,6 +41,7 @@ class Vendor:
     adapter: Callable[[Any], Hosted]
     config: type[HostedConfig]
     server: Callable[[], OpenAIDialectServer]
+    model: str
 
     @property
     def field(self) -> str:
@@ -51,14 +51,10 @@ class Vendor:
     def table(self) -> list[str]:
         return sorted(tables.provider(self.name).ids)
 
-    @property
-    def model(self) -> str:
-        return self.server().models[0]
-
 
 VENDORS = [
-    Vendor("together", Together, TogetherConfig, TogetherServer),
-    Vendor("fireworks", Fireworks, FireworksConfig, FireworksServer),
+    Vendor("together", Together, TogetherConfig, together_server.TogetherServer, together_server.CHAT_MODEL),
+    Vendor("fireworks", Fireworks, FireworksConfig, fireworks_server.FireworksServer, fireworks_server.CHAT_MODEL),
 ]
 
 
