@@ -2,18 +2,15 @@
 
 `Errors` is outermost: it turns what was raised into a status, and lets nothing else out. `Routed` comes next in
 processes that host providers: it accepts what the gateway has routed, and keeps it for the provider.
-
-What they make of a method's handler they make once: made for each call, it would cost a small call a twentieth.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
 import grpc
@@ -39,15 +36,12 @@ log = logging.getLogger(__name__)
 Details = grpc.HandlerCallDetails
 Handler = Any  # grpc.RpcMethodHandler; its stubs cannot say which of the four behaviours is set
 Continuation = Callable[[Details], Awaitable[Handler]]
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
-"""(request or request iterator, context) -> the answer, or None if it was written to the context."""
+Around = Callable[[Any, Any], AbstractAsyncContextManager[None]]
+"""(request or request iterator, context) -> the block the call runs in."""
 
 
 class Errors(grpc.aio.ServerInterceptor):
     """Gives every failure its decided status. What nobody decided is INTERNAL with a request id, and logged."""
-
-    def __init__(self) -> None:
-        self._made = _Made()
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
         handler = await continuation(handler_call_details)
@@ -56,42 +50,34 @@ class Errors(grpc.aio.ServerInterceptor):
     def guard(self, handler: Handler, handler_call_details: Details) -> Handler:
         """The same handler, its failures decided; for a server that guards some of its handlers only."""
         method = handler_call_details.method
-        return self._made.of(method, handler, lambda: _guarded(handler, method))
+        request_id = _headers(handler_call_details).get(headers.REQUEST_ID) or uuid.uuid4().hex
+
+        def around(_request: object, context: Any) -> _Deciding:
+            return _Deciding(context, method, request_id)
+
+        return wrap(handler, around, parse=_parser(handler.request_deserializer))
 
 
-def _guarded(handler: Handler, method: str) -> Handler:
-    run, parse = _behaviour(handler), _parser(handler.request_deserializer)
-    # A stream's requests are parsed as they are read.
-    early, late = (parse, None) if handler.request_streaming else (None, parse)
+class _Deciding:
+    """Ends the call with the status of what is raised in the block.
 
-    async def call(request: Any, context: Any) -> Any:
-        try:
-            return await run(request if late is None else late(request), context)
-        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
-            raise
-        except Exception as error:  # noqa: BLE001 -- the outermost block decides about all of them
-            status = to_status(_decide(error, method, _request_id(context)))
+    Written out, as `_Entered` is: made of a generator, a block costs a call several times as much.
+    """
+
+    __slots__ = ("_context", "_method", "_request_id")
+
+    def __init__(self, context: Any, method: str, request_id: str) -> None:
+        self._context = context
+        self._method = method
+        self._request_id = request_id
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            status = to_status(_decide(error, self._method, self._request_id))
             code = next(c for c in grpc.StatusCode if c.value[0] == status.code)
-            await context.abort(code, status.message, trailers(status))
-
-    return _handler(handler, call, early)
-
-
-def _request_id(context: Any) -> str:
-    return _by_key(context.invocation_metadata()).get(headers.REQUEST_ID) or uuid.uuid4().hex
-
-
-class _Made:
-    """What was made of the handler of each method. For one that is another at each call it is made anew."""
-
-    def __init__(self) -> None:
-        self._by_method: dict[str, tuple[Handler, Handler]] = {}
-
-    def of(self, method: str, handler: Handler, make: Callable[[], Handler]) -> Handler:
-        before = self._by_method.get(method)
-        if before is None or before[0] is not handler:
-            before = self._by_method[method] = handler, make()
-        return before[1]
+            await self._context.abort(code, status.message, trailers(status))
 
 
 class Decided:
@@ -164,40 +150,41 @@ class Routed(grpc.aio.ServerInterceptor):
         """`instance_id` is this process's own."""
         self._methods = methods
         self._instance_id = instance_id
-        self._made = _Made()
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: Details) -> Handler:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        sent = _by_key(handler_call_details.invocation_metadata)
+        sent = _headers(handler_call_details)
         meant = sent.get(headers.INSTANCE_ID)
-        if meant is not None and meant != self._instance_id:
+        if handler is not None and meant is not None and meant != self._instance_id:
             return _refusing(
                 handler, WrongInstance("the call is meant for an instance that is no longer at this address")
             )
         method = self._methods.get(handler_call_details.method)
-        if method is None:
+        if handler is None or method is None:
             return handler
-        try:
-            calls.enter(_call(sent, method))  # for good: gRPC gives each call a task, and with it a context, of its own
-        except InvalidRoute as error:
-            return _refusing(handler, error)
-        field = method.route.field
-        if not field or method.client_streaming:
-            return handler
-        return self._made.of(method.path, handler, lambda: _agreeing(handler, field))
+
+        def around(request: Any, _context: object) -> _Entered:
+            call = _call(sent, method)
+            if method.route.field and not method.client_streaming:
+                _agree(getattr(request, method.route.field), call.resource, method.route.field)
+            return _Entered(call)
+
+        return wrap(handler, around)
 
 
-def _agreeing(handler: Handler, field: str) -> Handler:
-    """The same handler, for requests alone whose field names what the call was routed by."""
-    run = _behaviour(handler)
+class _Entered:
+    """The call is the current one in the block."""
 
-    async def call(request: Any, context: Any) -> Any:
-        _agree(getattr(request, field), calls.current().resource, field)
-        return await run(request, context)
+    __slots__ = ("_call", "_token")
 
-    return _handler(handler, call, handler.request_deserializer)
+    def __init__(self, call: calls.Call) -> None:
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        self._token = calls.enter(self._call)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        calls.leave(self._token)
 
 
 def _refusing(handler: Handler, error: MeshError) -> Handler:
@@ -230,9 +217,9 @@ def _agree(named: str, routed: str, field: str) -> None:
         raise InvalidRoute(f"the call was routed as {routed!r}, but {field} says {named!r}")
 
 
-def _by_key(metadata: Any) -> Mapping[str, Any]:
-    """A call's metadata; of several values, the first. Those of keys that do not end in -bin are strings."""
-    return dict(reversed(metadata or ()))
+def _headers(details: Details) -> Mapping[str, Any]:
+    """The call's metadata by key; of several values, the first. Those of keys that do not end in -bin are strings."""
+    return dict(reversed(details.invocation_metadata or ()))
 
 
 _MAKE: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
@@ -243,22 +230,27 @@ _MAKE: Mapping[tuple[bool, bool], Callable[..., Handler]] = {
 }
 
 
-def _handler(like: Handler, behaviour: Behaviour, deserialize: Callable[[bytes], Any] | None) -> Handler:
-    """A handler of the same shape."""
-    return _MAKE[like.request_streaming, like.response_streaming](behaviour, deserialize, like.response_serializer)
+def wrap(handler: Handler, around: Around, parse: Callable[[bytes], Any] | None = None) -> Handler:
+    """The same handler, each call of it inside `around(request, context)`.
 
-
-def _behaviour(handler: Handler) -> Behaviour:
-    """What a handler does, as a coroutine, so that a client's cancellation arrives as CancelledError, not as
-    GeneratorExit.
+    With `parse`, requests are parsed in there too, so `around` gets them as bytes.
     """
     behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    if not inspect.isasyncgenfunction(behaviour):
-        return behaviour
+    generates = inspect.isasyncgenfunction(behaviour)
+    late = parse if not handler.request_streaming else None  # a stream's requests are parsed as they are read
 
-    async def write_all(request: Any, context: Any) -> None:
-        async with aclosing(behaviour(request, context)) as messages:
-            async for message in messages:
-                await context.write(message)
+    async def call(request: Any, context: Any) -> Any:
+        async with around(request, context):
+            if late is not None:
+                request = late(request)
+            if not generates:
+                return await behaviour(request, context)
+            # As a coroutine, so that a client's cancellation arrives as CancelledError, not as GeneratorExit.
+            async with aclosing(behaviour(request, context)) as messages:
+                async for message in messages:
+                    await context.write(message)
+        return None
 
-    return write_all
+    make = _MAKE[handler.request_streaming, handler.response_streaming]
+    deserialize = None if late is not None else parse or handler.request_deserializer
+    return make(call, deserialize, handler.response_serializer)

@@ -258,36 +258,5 @@ async def test_calls_do_not_see_each_others_data(stub, service):
     assert service.seen.provider_data is None
 
 
-async def test_calls_in_flight_together_each_see_their_own():
-    """What the last one to come in would have left for all is the control: the calls did overlap."""
-    together = asyncio.Barrier(20)
-
-    class Overlapping(InferenceServiceServicer):
-        last = None
-
-        async def Completion(self, request, context):
-            self.last = calls.current()
-            await together.wait()
-            return pb.CompletionResponse(content=f"{calls.current().resource} {self.last.resource}")
-
-    def add(server):
-        add_InferenceServiceServicer_to_server(Overlapping(), server)
-
-    async def one(name):
-        metadata = [*ROUTED[:2], (headers.RESOURCE, name)]
-        answer = await InferenceServiceStub(channel).Completion(pb.CompletionRequest(model_id=name), metadata=metadata)
-        return answer.content.split()
-
-    interceptors = [Errors(), Routed(routes.load(routes.bundled()), "i-1")]
-    async with (
-        listening("127.0.0.1:0", options=INTERNAL_LISTENER, add_services=add, interceptors=interceptors) as listener,
-        internal_channel(listener.address) as channel,
-    ):
-        names = [f"m{number}" for number in range(20)]
-        seen = await asyncio.gather(*map(one, names))
-    assert [own for own, _ in seen] == names
-    assert len({last for _, last in seen}) == 1
-
-
 def test_provider_data_is_not_in_a_calls_repr():
     assert "sk-SECRET" not in repr(calls.Call("p", "", "m", "", "", '{"key": "sk-SECRET"}'))
