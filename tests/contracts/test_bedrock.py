@@ -49,22 +49,17 @@ async def opened() -> AsyncGenerator[Subject]:
     async with BedrockServer() as server, Bedrock(config(server)) as provider:
         server.model.token_seconds = 0.002  # tokens that go by a thread come apart
 
-        async def working() -> int:
-            return server.working
-
         unicode = pb.CompletionRequest(
             model_id=LLAMA, content=texts.content("say 😀🎉é日本🚀"), sampling_params=greedy(3)
         )
-        yield BedrockSubject(
+        yield BedrockSubject.over(
+            server,
             provider,
             f"us.{CLAUDE}",
-            server.model.context_tokens,
-            working,
             places=CONNECTIONS,
             aliases=(CLAUDE,),
             unicode=unicode,
             embedding_model=TITAN,
-            backend=server,
         )
 
 

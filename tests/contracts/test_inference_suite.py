@@ -23,11 +23,7 @@ async def opened(kind: type[VLLM]) -> AsyncGenerator[Subject]:
     async with VLLMServer(MODEL) as server:
         config = VLLMConfig(url=server.url, max_connections=4, connect_timeout=0.3, read_timeout=0.5)
         async with kind(config) as provider:
-
-            async def working() -> int:
-                return server.working
-
-            yield Subject(provider, MODEL, server.model.context_tokens, working, places=4, backend=server)
+            yield Subject.over(server, provider, MODEL, places=4)
 
 
 class Leaky(http.Http):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -13,7 +13,7 @@ from services.inference.providers.ollama import Ollama, OllamaConfig
 from services.inference.remote.http import Http
 from stackmesh.inference.v1 import inference_service_pb2 as pb
 from tests.contracts.inference_provider.failing import FailingContract
-from tests.contracts.inference_provider.stopping import check_closed_decoding, stopped
+from tests.contracts.inference_provider.held import Held, check_held_is_seen
 from tests.contracts.inference_provider.subject import Subject, greedy
 from tests.fakes.ollama_server import OllamaServer
 from tests.fakes.ollama_words import MODEL
@@ -29,21 +29,15 @@ async def opened(http: type[Http] = Http, **config: Any) -> AsyncGenerator[Subje
             url=server.url, max_connections=CONNECTIONS, connect_timeout=0.5, read_timeout=3.0, **config
         )
         async with Ollama(settings, http) as provider:
-
-            async def working() -> int:
-                return server.working
-
             emoji = texts.content("say 😀🎉🚀 é日本")
-            yield Subject(
+            yield Subject.over(
+                server,
                 provider,
                 MODEL,
-                server.model.context_tokens,
-                working,
                 places=CONNECTIONS,
                 aliases=("Llama3.2-1B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
                 unicode=pb.CompletionRequest(model_id=MODEL, content=emoji, sampling_params=greedy(3)),
                 embedding_model=EMBEDDER,
-                backend=server,
             )
 
 
@@ -67,22 +61,6 @@ class TestOllamaThatLoads(FailingContract):
             yield subject
 
 
-class Held(Http):
-    """The planted bug: the response is never closed."""
-
-    held: ClassVar[list[Any]] = []
-
-    @asynccontextmanager
-    async def stream(self, path: str, body: Any, key: str | None) -> AsyncGenerator[Any]:
-        opening = Http.stream(self, path, body, key)
-        self.held.append(opening)
-        yield await opening.__aenter__()
-
-
 async def test_the_stopping_check_sees_a_backend_that_goes_on() -> None:
     async with opened(Held) as subject:
-        with pytest.raises(pytest.fail.Exception, match="has stopped"):
-            await check_closed_decoding(subject, attempts=1)
-        for opening in Held.held:
-            await opening.__aexit__(None, None, None)
-        await stopped(subject)
+        await check_held_is_seen(subject, subject.provider._transport)

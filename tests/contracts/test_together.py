@@ -32,20 +32,15 @@ class TestTogether(FailingContract):
                 }
             )
 
-            async def working() -> int:
-                return server.working
-
             async with Together(config) as provider:
-                yield Subject(
-                    provider=provider,
-                    model=CHAT_MODEL,
-                    context_tokens=server.model.context_tokens,
-                    working=working,
+                yield Subject.over(
+                    server,
+                    provider,
+                    CHAT_MODEL,
                     places=CONNECTIONS,
                     aliases=("Llama3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
                     unicode=pb.CompletionRequest(
                         model_id=CHAT_MODEL, content=texts.content("say 😀🎉 é日本"), sampling_params=greedy(3)
                     ),
                     embedding_model=EMBEDDING_MODEL,
-                    backend=server,
                 )

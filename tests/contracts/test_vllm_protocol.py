@@ -25,19 +25,14 @@ class TestVLLMProtocol(FailingContract):
         async with VLLMServer(MODEL) as server:
             config = VLLMConfig(url=server.url, max_connections=CONNECTIONS, connect_timeout=0.5, read_timeout=3.0)
 
-            async def working() -> int:
-                return server.working
-
             async with VLLM(config) as provider:
-                yield Subject(
-                    provider=provider,
-                    model=MODEL,
-                    context_tokens=server.model.context_tokens,
-                    working=working,
+                yield Subject.over(
+                    server,
+                    provider,
+                    MODEL,
                     places=CONNECTIONS,
                     aliases=("Llama3.1-8B-Instruct",),
                     unicode=pb.CompletionRequest(
                         model_id=MODEL, content=texts.content("say 😀🎉 é日本"), sampling_params=greedy(3)
                     ),
-                    backend=server,
                 )

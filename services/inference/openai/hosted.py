@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, SecretStr
 
 from services.inference.lookup import ModelLookup
 from services.inference.openai.compatible import OpenAICompatible
 from services.inference.openai.request import Dialect
+from services.inference.remote.config import ServerConfig
 from services.inference.remote.errors import sensible
-from services.inference.remote.http import Endpoint
 from services.inference.remote.keys import OwnKey, secret
 from services.inference.remote.sdk import SdkHttp
 from services.inference.remote.urls import Url
-from stackmesh.config import Frozen, ResourceName
+from stackmesh.config import ResourceName
 from stackmesh.errors import BackendPermissionDenied, BackendUnauthenticated, NotHosted
 from stackmesh.providers import Wanted
 
@@ -39,25 +39,12 @@ HostUrl = Annotated[Url, AfterValidator(_check_path)]
 """Where a vendor's API is, or a proxy in front of it; without the API's own path."""
 
 
-class HostedConfig(Frozen):
+class HostedConfig(ServerConfig):
     url: HostUrl
     api_key: OwnKey = None
     """The server's own key. A caller's, in the provider data, comes before it; without either nothing is sent."""
     models: tuple[ResourceName, ...] = ()
     """What can be called beside what the vendor lists: a deployment of one's own, a model that is not advertised."""
-    max_tokens: PositiveInt | None = None
-    """For requests that set none. Absent: the vendor's limit."""
-    connect_timeout: PositiveFloat = 5.0
-    """Seconds to connect, or to wait for a connection to become free."""
-    read_timeout: PositiveFloat = 60.0
-    """Seconds of silence, before the first token or between two. What is not streamed is silent to its end."""
-    max_connections: PositiveInt = 256
-    """Calls at a time; more wait for `connect_timeout`. It is for the vendor to say when it has too many."""
-    tls_verify: bool = True
-    """Whether the certificate of an https server has to be valid."""
-
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.url, self.connect_timeout, self.read_timeout, self.max_connections, self.tls_verify)
 
 
 class Hosted(OpenAICompatible, ABC):

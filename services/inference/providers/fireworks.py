@@ -52,7 +52,7 @@ class Fireworks(Hosted):
             most_logprobs=5,
             most_images=30,
         )
-        transport = SdkHttp(config.endpoint(), fireworks, lambda pool: _client(config, pool), "/inference/v1")
+        transport = SdkHttp(config.endpoint, fireworks, lambda pool: _client(config, pool), "/inference/v1")
         super().__init__(config, transport, dialect, tables.provider("fireworks"), "fireworks_api_key")
 
     def sent_key(self) -> SecretStr | None:

@@ -28,6 +28,7 @@ from services.inference.ollama.loading import Loader
 from services.inference.ollama.models import Models
 from services.inference.ollama.names import Names
 from services.inference.ollama.request import Body, Defaults
+from services.inference.remote.config import ServerConfig
 from services.inference.remote.errors import Refusal
 from services.inference.remote.http import Endpoint, Http
 from services.inference.remote.keys import Key, OwnKey, secret
@@ -47,7 +48,7 @@ def _check_root(url: str) -> str:
     return url
 
 
-class OllamaConfig(Frozen):
+class OllamaConfig(ServerConfig):
     url: Annotated[Url, AfterValidator(_check_root)] = "http://localhost:11434"
     """The root of the server."""
     api_key: OwnKey = None
@@ -62,18 +63,8 @@ class OllamaConfig(Frozen):
     """
     num_ctx: PositiveInt | None = None
     """Tokens of context. Absent: as the server or the model has it."""
-    max_tokens: PositiveInt | None = None
-    """For requests that set none. Absent: as the model has it, as a rule no limit."""
-    connect_timeout: PositiveFloat = 5.0
-    """Seconds to connect, or to wait for a connection to become free."""
-    read_timeout: PositiveFloat = 60.0
-    """Seconds of silence, before the first token or between two. What is not streamed is silent to its end."""
     load_timeout: PositiveFloat = 600.0
     """Seconds in which loading a model has to end, or pulling it to get on."""
-    max_connections: PositiveInt = 256
-    """Calls at a time; more wait for `connect_timeout`. Ollama has a queue of its own (OLLAMA_MAX_QUEUE)."""
-    tls_verify: bool = True
-    """Whether the certificate of an https server has to be valid."""
 
 
 class OllamaProviderData(BaseModel):
@@ -86,11 +77,8 @@ class Ollama:
     Config: ClassVar[type[Frozen]] = OllamaConfig
 
     def __init__(self, config: OllamaConfig, http: Callable[[Endpoint, Refusal], Transport] = Http) -> None:
-        endpoint = Endpoint(
-            config.url, config.connect_timeout, config.read_timeout, config.max_connections, config.tls_verify
-        )
-        self._transport = http(endpoint, refusal)
-        self._patient = http(replace(endpoint, read_timeout=config.load_timeout), refusal)
+        self._transport = http(config.endpoint, refusal)
+        self._patient = http(replace(config.endpoint, read_timeout=config.load_timeout), refusal)
         self._where = self._transport.where
         self._defaults = Defaults(config.max_tokens, config.num_ctx, config.keep_alive)
         self._loads = config.load or config.pull

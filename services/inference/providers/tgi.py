@@ -11,11 +11,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel
 
 from services.inference import tables, texts
 from services.inference.openai.stream import ChatFold, CompletionFold
-from services.inference.remote.http import Endpoint, Http
+from services.inference.remote.config import ServerConfig
+from services.inference.remote.http import Http
 from services.inference.remote.keys import Key, OwnKey, secret
 from services.inference.remote.listing import Listing
 from services.inference.remote.streams import Fold, Json, Reading, stream
@@ -41,7 +42,7 @@ def _root(url: str) -> str:
     return url
 
 
-class TGIConfig(Frozen):
+class TGIConfig(ServerConfig):
     url: Annotated[Url, AfterValidator(_root)]
     """The root of the server, for example http://localhost:8080."""
     model: ResourceName | None = None
@@ -52,16 +53,6 @@ class TGIConfig(Frozen):
     """What `text-generation-launcher --api-key` was given, or the token of the endpoint it runs at. One of a caller, in
     the provider data, comes before it.
     """
-    max_tokens: PositiveInt | None = None
-    """For requests that set none. Absent: up to the context."""
-    connect_timeout: PositiveFloat = 5.0
-    """Seconds to connect, or to wait for a connection to become free."""
-    read_timeout: PositiveFloat = 60.0
-    """Seconds of silence, before the first token or between two."""
-    max_connections: PositiveInt = 256
-    """Calls at a time; more wait for `connect_timeout`. It is for the server to say when it has too many."""
-    tls_verify: bool = True
-    """Whether the certificate of an https server has to be valid."""
 
 
 class TGIProviderData(BaseModel):
@@ -75,10 +66,7 @@ class TGI:
 
     def __init__(self, config: TGIConfig) -> None:
         self._config = config
-        endpoint = Endpoint(
-            config.url, config.connect_timeout, config.read_timeout, config.max_connections, config.tls_verify
-        )
-        self._transport = Http(endpoint, failures.refusal)
+        self._transport = Http(config.endpoint, failures.refusal)
         self._where = self._transport.where
         self._listing = Listing(self._ask_for_model, tables.llama_by_name(), self._where)
         self._served: Served | None = None

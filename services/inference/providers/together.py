@@ -54,7 +54,7 @@ class Together(Hosted):
             usage_unasked=True,
             formatted_completions=False,
         )
-        transport = SdkHttp(config.endpoint(), together, lambda pool: _client(config, pool), "/v1", _refusal)
+        transport = SdkHttp(config.endpoint, together, lambda pool: _client(config, pool), "/v1", _refusal)
         super().__init__(config, transport, dialect, tables.provider("together"), "together_api_key")
 
     def sent_key(self) -> SecretStr | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from services.inference import texts
 from services.inference.provider import InferenceProvider
@@ -35,6 +35,15 @@ class Subject:
     """That of embeddings, if it is another."""
     backend: Backend | None = None
     """What is behind it, where that is a fake."""
+
+    @classmethod
+    def over(cls, backend: Backend, provider: InferenceProvider, model: str, **more: Any) -> Self:
+        """Over a fake."""
+
+        async def working() -> int:
+            return backend.working
+
+        return cls(provider, model, backend.model.context_tokens, working, backend=backend, **more)
 
     @property
     def fake(self) -> Backend:

@@ -8,7 +8,8 @@ from itertools import combinations, pairwise, product
 
 import pytest
 
-from services.inference.tgi.stop import StopFilter, TokenFilter
+from services.inference.stops import StopFilter
+from services.inference.tgi.stop import TokenFilter
 
 STOPS = ["".join(letters) for n in (1, 2, 3) for letters in product("ab", repeat=n)]
 SETS = [(), *((stop,) for stop in STOPS), *combinations(STOPS, 2)]
