@@ -1,7 +1,7 @@
 """How an adapter reaches its backend through a vendor's SDK, of the kind that Stainless generates.
 
 The SDK writes each request: where it goes, and with which headers. It is sent over the pool of http.py, with the
-limits and the errors of that one, in the place of the SDK's own, which reads a stream at five times the cost. What the
+limits and the errors of that one, in the place of the SDK's own, which reads a stream at several times the cost. What the
 SDK finds in its environment is not used: no key, URL, header or proxy.
 """
 
@@ -27,7 +27,7 @@ class Client(Protocol):
     """An SDK's async client: its generic methods, which the vendors' documents use where there is none of its own.
 
     All endpoints are reached by them. A method of its own would walk through every parameter, and import its types
-    (0.1 s) while others wait.
+    while others wait.
     """
 
     _custom_headers: Mapping[str, str]
