@@ -1,8 +1,8 @@
 """How an adapter reaches its backend through a vendor's SDK, of the kind that Stainless generates.
 
 The SDK writes each request: where it goes, and with which headers. It is sent over the pool of http.py, with the
-limits and the errors of that one, in the place of the SDK's own, which reads a stream at several times the cost. What the
-SDK finds in its environment is not used: no key, URL, header or proxy.
+limits and the errors of that one, in the place of the SDK's own, which reads a stream at several times the cost.
+What the SDK finds in its environment is not used: no key, URL, header or proxy.
 """
 
 from __future__ import annotations
